@@ -1,0 +1,217 @@
+"""The codec: pictures to .vaert bytes and back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vaert import bitstream
+from vaert.bitstream import Header, Hyper, Kind, Latents, Stream
+from vaert.errors import BitstreamError, ModelError, OptionError
+from vaert.image import check_pixels, encode_image, read_image
+from vaert.package import Package, find_by_id, find_package
+from vaert.runtime.backends import Backend, open_backend
+from vaert.runtime.entropy import Coded, EntropyCoder
+from vaert.runtime.networks import Networks
+from vaert.runtime.prior import Prior, Quantised
+from vaert.runtime.tiling import round_up
+from vaert.tables import QUALITY_MAX, QUALITY_MIN
+
+Pixels = npt.NDArray[np.uint8]
+DEFAULT_QUALITY = 60.0
+QUALITY_STEPS = 256  # per unit of quality, in the header
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """A picture after the encoder network, before a quality is chosen."""
+
+    colour: Pixels  # (H, W, 3)
+    channels: int
+    alpha: bytes | None  # PNG
+    latents: npt.NDArray[np.float32]  # (h, w, M), before the gain
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A picture quantised at one quality, with all that its file needs but the entropy coding."""
+
+    quality_u16: int
+    hyper: npt.NDArray[np.int8]  # (h / 4, w / 4, hyper)
+    groups: tuple[Quantised, ...]
+    bits: float  # of all sections' coded symbols
+
+
+class Codec:
+    """One model on one backend; compresses and decompresses pictures of any size.
+
+    model: a bundled model's name or a package folder. backend: `auto`, a name, or a backend. threads: all cores if None.
+    tile: pixels, to force tiles of this side. Not to be shared between threads. Raises ModelError, BackendError, MissingExtraError, OptionError.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Package = "fast",
+        *,
+        backend: str | Backend = "auto",
+        threads: int | None = None,
+        tile: int | None = None,
+    ) -> None:
+        self.package = model if isinstance(model, Package) else find_package(model)
+        manifest = self.package.manifest
+        if tile is not None and (tile < manifest.size_multiple or tile % manifest.size_multiple):
+            raise OptionError(f"tile must be a multiple of {manifest.size_multiple}, not {tile}")
+        self._backend = open_backend(backend, threads=threads)
+        self._tables = self.package.tables()
+        self._coder = EntropyCoder(self._tables)
+        self._networks = Networks(self.package, self._backend, tile=tile)
+        self._prior = Prior(self.package, self._backend)
+
+    @staticmethod
+    def for_file(data: bytes, *, backend: str = "auto", threads: int | None = None) -> Codec:
+        """The codec that can decode a file, from the bundled models. BitstreamError, ModelError."""
+        return Codec(find_by_id(bitstream.read_header(data).model_id), backend=backend, threads=threads)
+
+    def compress(
+        self,
+        image: Pixels,
+        quality: float | None = None,
+        *,
+        bpp: float | None = None,
+        size: int | None = None,
+        psnr: float | None = None,
+    ) -> bytes:
+        """Compress a picture, uint8 (H, W), (H, W, 2 | 3 | 4): grey, grey + alpha, RGB, RGBA. Alpha is kept lossless.
+
+        At most one of quality (1..100, default 60), bpp (bits per pixel, within 2 %), size (bytes, within 2 % and
+        never above) and psnr (dB, at most 0.1 above and never below). Raises OptionError, TargetError (names what can
+        be reached), BackendError.
+        """
+        targets = {"quality": quality, "bpp": bpp, "size": size, "psnr": psnr}
+        given = {name: value for name, value in targets.items() if value is not None}
+        if len(given) > 1:
+            raise OptionError(f"give one of quality, bpp, size and psnr, not {' and '.join(given)}")
+        picture = self.analyse(check_pixels(image))
+        if not given or quality is not None:
+            return self.write(picture, self.attempt(picture, quality_to_u16(quality or DEFAULT_QUALITY)))
+        from vaert.runtime.targets import reach
+
+        return reach(self, picture, *given.popitem())
+
+    def decompress(self, data: bytes, *, max_pixels: int = 1 << 28) -> Pixels:
+        """The picture of a .vaert file, uint8, with the shape kind it was made from.
+
+        Raises BitstreamError (damaged, or more than max_pixels), ModelError (made by another model), BackendError.
+        """
+        stream = bitstream.parse(data, max_pixels=max_pixels)
+        header = stream.header
+        latents = self.decode_latents(stream)
+        _, inverse = self._tables.gains(header.quality)
+        colour = self._networks.synthesise(latents, inverse, header.height, header.width)
+        return _with_alpha(_from_colour(colour, header.channels), stream.alpha)
+
+    def analyse(self, image: Pixels) -> Analysed:
+        """Run the encoder network once; every quality can be tried on the result."""
+        channels = 1 if image.ndim == 2 else image.shape[2]
+        flat = image[..., None] if image.ndim == 2 else image
+        alpha = encode_image(np.ascontiguousarray(flat[..., -1]), format="png") if channels in (2, 4) else None
+        grey = channels < 3
+        colour = np.ascontiguousarray(flat[..., :1].repeat(3, axis=2) if grey else flat[..., :3])
+        return Analysed(colour, channels, alpha, self._networks.analyse(colour))
+
+    def attempt(self, picture: Analysed, quality_u16: int) -> Attempt:
+        """Quantise at one quality and count the bits from the tables, without coding."""
+        gain, _ = self._tables.gains(quality_u16 / QUALITY_STEPS)
+        z = self._networks.hyper_analyse(picture.latents, gain)
+        groups, bits = [], self._coder.hyper_bits(z)
+        for rows, columns in self._groups(*picture.colour.shape[:2]):
+            y = picture.latents[None, rows, columns] * gain
+            groups.append(self._prior.quantise(y, _hyper_of(z, rows, columns)))
+            bits += sum(self._coder.bits(half) for half in groups[-1].halves)
+        return Attempt(quality_u16, z, tuple(groups), bits)
+
+    def write(self, picture: Analysed, attempt: Attempt) -> bytes:
+        """Entropy-code an attempt into a whole file."""
+        height, width = picture.colour.shape[:2]
+        header = Header(
+            Kind.PHOTO, self.package.manifest.model_id, width, height, picture.channels, attempt.quality_u16
+        )
+        hyper = self._coder.encode_hyper(attempt.hyper)
+        latents = []
+        for number, group in enumerate(attempt.groups):
+            coded = self._coder.encode(group.halves)
+            latents.append(Latents(number, coded.symbol_crc, coded.escapes, coded.words))
+        return bitstream.write(Stream(header, Hyper(hyper.symbol_crc, hyper.words), tuple(latents), picture.alpha))
+
+    def reconstruct(self, picture: Analysed, attempt: Attempt) -> Pixels:
+        """What a decoder on this backend will make of the attempt's file, without alpha."""
+        height, width = picture.colour.shape[:2]
+        s = self._empty_latents(height, width)
+        for (rows, columns), group in zip(self._groups(height, width), attempt.groups, strict=True):
+            s[rows, columns] = group.latents[0]
+        _, inverse = self._tables.gains(attempt.quality_u16 / QUALITY_STEPS)
+        return _from_colour(self._networks.synthesise(s, inverse, height, width), picture.channels)
+
+    def decode_latents(self, stream: Stream) -> npt.NDArray[np.int32]:
+        """The integers of a file, bit-identical on every backend: latents in sixteenths, int32 (h, w, M)."""
+        header = stream.header
+        if header.kind is not Kind.PHOTO:
+            raise BitstreamError(f"the file holds {header.kind.name.lower()}, not a photo; this codec cannot decode it")
+        if header.model_id != self.package.manifest.model_id:
+            raise ModelError(
+                f"the file was made by model {header.model_id:016x}, not by {self.package.manifest.name} "
+                f"({self.package.manifest.model_id:016x}); name its package with --model"
+            )
+        manifest = self.package.manifest
+        padded = self._networks.padded(header.height, header.width)
+        shape = (padded[0] // manifest.hyper_stride, padded[1] // manifest.hyper_stride, manifest.config["hyper"])
+        z = self._coder.decode_hyper(stream.hyper.words, stream.hyper.symbol_crc, shape)
+        s = self._empty_latents(header.height, header.width)
+        groups = self._groups(header.height, header.width)
+        for (rows, columns), section in zip(groups, stream.latents, strict=True):
+            coded = Coded(section.words, section.escapes, section.symbol_crc)
+            s[rows, columns] = self._prior.decode(self._coder, coded, _hyper_of(z, rows, columns))[0]
+        return s
+
+    def _empty_latents(self, height: int, width: int) -> npt.NDArray[np.int32]:
+        padded, stride = self._networks.padded(height, width), self.package.manifest.latent_stride
+        return np.empty((padded[0] // stride, padded[1] // stride, int(self.package.manifest.config["latents"])), np.int32)
+
+    def _groups(self, height: int, width: int) -> Iterator[tuple[slice, slice]]:
+        """Rows and columns of latents of each group of the format's grid, padding included."""
+        multiple, stride = self.package.manifest.size_multiple, self.package.manifest.latent_stride
+        for group in bitstream.group_grid(width, height):
+            bottom, right = group.y + round_up(group.height, multiple), group.x + round_up(group.width, multiple)
+            yield slice(group.y // stride, bottom // stride), slice(group.x // stride, right // stride)
+
+
+def quality_to_u16(quality: float) -> int:
+    """The header's quality; OptionError outside 1..100."""
+    if not QUALITY_MIN <= quality <= QUALITY_MAX:
+        raise OptionError(f"quality must be {QUALITY_MIN:g} to {QUALITY_MAX:g}, not {quality:g}")
+    return round(quality * QUALITY_STEPS)
+
+
+def _hyper_of(z: npt.NDArray[np.int8], rows: slice, columns: slice) -> npt.NDArray[np.int8]:
+    """The hyper-latents of a group, (1, h / 4, w / 4, hyper)."""
+    return z[None, rows.start // 4 : rows.stop // 4, columns.start // 4 : columns.stop // 4]
+
+
+def _from_colour(colour: Pixels, channels: int) -> Pixels:
+    """Decoded RGB as it is, or as grey (the mean of the three) if that is what went in."""
+    if channels >= 3:
+        return colour
+    return ((colour.sum(2, dtype=np.uint16) + 1) // 3).astype(np.uint8)
+
+
+def _with_alpha(pixels: Pixels, png: bytes | None) -> Pixels:
+    if png is None:
+        return pixels
+    alpha = read_image(png, name="alpha section", max_pixels=pixels.shape[0] * pixels.shape[1]).pixels
+    if alpha.shape != pixels.shape[:2]:
+        raise BitstreamError(f"the alpha section has shape {alpha.shape}, the picture {pixels.shape[:2]}")
+    return np.dstack([pixels, alpha])

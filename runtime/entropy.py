@@ -1,0 +1,190 @@
+"""Entropy coding of latents with ANS: elements grouped by scale index, one shipped table per group.
+
+Range asymmetric numeral systems: Duda, arXiv 1311.2540; coder by `constriction` (Bamler, arXiv 2201.01741). The coder
+is a stack: symbols are pushed in exactly the reverse of the order in which they are popped.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import constriction
+import numpy as np
+import numpy.typing as npt
+
+from vaert.bitstream import zigzag_decode, zigzag_encode
+from vaert.errors import BitstreamError
+from vaert.tables import TOTAL, Table, Tables
+
+Int32 = npt.NDArray[np.int32]
+Index = npt.NDArray[np.uint8]
+HYPER_MAX = 127
+RESIDUAL_MAX = 1 << 15
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """One checkerboard half: residuals r and their scale indices, flat in raster order, same length."""
+
+    values: Int32
+    index: Index
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What the coder wrote: ANS words (little-endian bytes), escape bytes, CRC-32 of the symbols."""
+
+    words: bytes
+    escapes: bytes
+    symbol_crc: int
+
+
+class EntropyCoder:
+    """Codes hyper-latents and residuals with the tables of one model."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._model = lru_cache(maxsize=None)(self._make_model)
+        self._hyper_model = lru_cache(maxsize=None)(lambda channel: _categorical(tables.hyper[channel]))
+        self._reach = np.array([0] + [len(t) // 2 - 1 for t in tables.scale], np.int32)
+        self._costs = [np.zeros(0)] + [24 - np.log2(t.astype(np.float64)) for t in tables.scale]
+        self._hyper_costs = 24 - np.log2(tables.hyper.astype(np.float64))
+
+    def _make_model(self, index: int) -> Any:
+        return _categorical(self._tables.scale[index - 1])
+
+    def encode_hyper(self, z: npt.NDArray[np.int8]) -> Coded:
+        """Hyper-latents (h, w, channels) in -127..127; channel by channel, raster order in each."""
+        coder = constriction.stream.stack.AnsCoder()
+        symbols = z.astype(np.int32).transpose(2, 0, 1) + HYPER_MAX
+        for channel in reversed(range(len(symbols))):
+            coder.encode_reverse(symbols[channel].ravel(), self._hyper_model(channel))
+        return Coded(_words(coder), b"", zlib.crc32(np.ascontiguousarray(z).tobytes()))
+
+    def decode_hyper(self, words: bytes, symbol_crc: int, shape: tuple[int, int, int]) -> npt.NDArray[np.int8]:
+        """Inverse of `encode_hyper`; BitstreamError if the words do not end where they should or the CRC differs."""
+        coder, count = _reader(words), shape[0] * shape[1]
+        planes = [coder.decode(self._hyper_model(channel), count) for channel in range(shape[2])]
+        z = (np.stack(planes, -1).reshape(shape) - HYPER_MAX).astype(np.int8)
+        _check_end(coder, zlib.crc32(z.tobytes()), symbol_crc, "hyper-latents")
+        return z
+
+    def hyper_bits(self, z: npt.NDArray[np.int8]) -> float:
+        """Bits that `encode_hyper` would spend, without coding."""
+        planes = z.astype(np.int64).reshape(-1, z.shape[2]) + HYPER_MAX
+        return float(self._hyper_costs[np.arange(z.shape[2])[None], planes].sum())
+
+    def encode(self, halves: Sequence[Residuals]) -> Coded:
+        """Both checkerboard halves of one group, anchors first."""
+        coder, escapes, crc = constriction.stream.stack.AnsCoder(), b"", 0
+        for half in halves:
+            escapes += self._escapes(half)
+            crc = zlib.crc32(half.values.astype("<i4", copy=False).tobytes(), crc)
+        for half in reversed(halves):
+            ordered, bounds = _grouped(half.index)
+            values = half.values[ordered]
+            for index, first, last in reversed(bounds):
+                coder.encode_reverse(self._symbols(values[first:last], index), self._model(index))
+        return Coded(_words(coder), escapes, crc)
+
+    def bits(self, half: Residuals) -> float:
+        """Bits that `encode` would spend on a half, without coding; escape bytes included."""
+        ordered, bounds = _grouped(half.index)
+        values, total = half.values[ordered], 8.0 * len(self._escapes(half))
+        for index, first, last in bounds:
+            total += float(self._costs[index][self._symbols(values[first:last], index)].sum())
+        return total
+
+    def _symbols(self, values: Int32, index: int) -> Int32:
+        """Table symbols of residuals with one scale index; the last symbol is the escape."""
+        reach = int(self._reach[index])
+        symbols = values + reach
+        outside = (symbols < 0) | (symbols > 2 * reach)
+        return np.where(outside, np.int32(2 * reach + 1), symbols) if outside.any() else symbols
+
+    def _escapes(self, half: Residuals) -> bytes:
+        outside = (np.abs(half.values) > self._reach[half.index]) & (half.index > 0)
+        return zigzag_encode(half.values[outside]) if outside.any() else b""
+
+    def decoder(self, coded: Coded) -> LatentDecoder:
+        """Begin to decode one group."""
+        return LatentDecoder(self, coded)
+
+
+class LatentDecoder:
+    """Pops the two halves of one group, anchors first; the scale indices of each must be known when it is popped."""
+
+    def __init__(self, coder: EntropyCoder, coded: Coded) -> None:
+        self._owner, self._coded, self._crc = coder, coded, 0
+        self._coder = _reader(coded.words)
+        stored = np.count_nonzero(np.frombuffer(coded.escapes, np.uint8) < 0x80)  # last bytes of values
+        self._escapes = zigzag_decode(coded.escapes, int(stored))
+        self._used = 0
+
+    def half(self, index: Index) -> Int32:
+        """Residuals of one half from its scale indices, flat in raster order; 0 where the index is 0."""
+        ordered, bounds = _grouped(index)
+        values, escaped = np.empty(len(ordered), np.int32), []
+        for table, first, last in bounds:
+            symbols, reach = self._coder.decode(self._owner._model(table), last - first), int(self._owner._reach[table])
+            values[first:last] = symbols - reach
+            if symbols.max() > 2 * reach:
+                escaped.append(ordered[first:last][symbols > 2 * reach])
+        residuals = np.zeros(len(index), np.int32)
+        residuals[ordered] = values
+        if escaped:
+            self._fill(residuals, np.sort(np.concatenate(escaped)))
+        self._crc = zlib.crc32(residuals.astype("<i4", copy=False).tobytes(), self._crc)
+        return residuals
+
+    def _fill(self, residuals: Int32, places: npt.NDArray[np.intp]) -> None:
+        values = self._escapes[self._used : self._used + len(places)]
+        if len(values) < len(places):
+            raise BitstreamError("damaged latents: fewer escape values than escape symbols")
+        if np.abs(values).max() > RESIDUAL_MAX:
+            raise BitstreamError(f"damaged latents: an escape value is outside +-{RESIDUAL_MAX}")
+        residuals[places] = values
+        self._used += len(places)
+
+    def finish(self) -> None:
+        """BitstreamError unless everything was used and the decoded symbols are those that were written."""
+        if self._used != len(self._escapes):
+            raise BitstreamError("damaged latents: more escape values than escape symbols")
+        _check_end(self._coder, self._crc, self._coded.symbol_crc, "latents")
+
+
+def _categorical(table: Table) -> Any:
+    return constriction.stream.model.Categorical(table / TOTAL, perfect=True)
+
+
+def _grouped(index: Index) -> tuple[npt.NDArray[np.intp], list[tuple[int, int, int]]]:
+    """Positions sorted by scale index (stable), without index 0, and (index, first, last) of each group among them."""
+    coded = np.flatnonzero(index)
+    keys = index[coded]
+    ordered = coded[np.argsort(keys, kind="stable")]
+    ends = np.cumsum(np.bincount(keys, minlength=1))
+    present = np.flatnonzero(np.diff(ends, prepend=0))
+    return ordered, [(int(i), int(ends[i - 1]), int(ends[i])) for i in present]
+
+
+def _words(coder: Any) -> bytes:
+    data: bytes = coder.get_compressed().astype("<u4", copy=False).tobytes()
+    return data
+
+
+def _reader(words: bytes) -> Any:
+    array = np.frombuffer(words, "<u4").astype(np.uint32)
+    if len(array) and array[-1] == 0:  # the coder never ends with a zero word, and refuses one
+        raise BitstreamError("damaged entropy-coded data: it ends with a zero word")
+    return constriction.stream.stack.AnsCoder(array)
+
+
+def _check_end(coder: Any, found: int, wanted: int, what: str) -> None:
+    if not coder.is_empty():
+        raise BitstreamError(f"damaged {what}: data is left after the last symbol")
+    if found != wanted:
+        raise BitstreamError(f"damaged {what}: the decoded symbols have CRC {found:08x}, the file says {wanted:08x}")

@@ -1,0 +1,71 @@
+"""Checkpoints: everything a run needs to go on, written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vaert.atomic import write_atomic
+from vaert.errors import ModelError
+from vaert.trainer.config import Stage, TrainConfig
+from vaert.trainer.models.codec import PROFILES, CodecConfig, CodecVAE
+
+FORMAT = 1
+NAME = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """State of a run after `step` steps; `ema` holds the weights to use."""
+
+    profile: str
+    model_config: CodecConfig
+    train_config: TrainConfig
+    step: int
+    seconds: float
+    model: dict[str, Any]
+    ema: dict[str, Any]
+    optimizer: dict[str, Any]
+    data: tuple[str, ...]  # names of the training folders
+    pictures: int
+
+    def save(self, path: Path) -> None:
+        """Write to `path`, replacing an older checkpoint atomically."""
+        buffer = io.BytesIO()
+        fields = {k: v for k, v in self.__dict__.items() if k not in ("model_config", "train_config")}
+        configs = {"model_config": asdict(self.model_config), "train_config": asdict(self.train_config)}
+        torch.save({"format": FORMAT, **fields, **configs}, buffer)
+        write_atomic(path, buffer.getvalue(), force=True)
+
+    @staticmethod
+    def load(path: Path) -> Checkpoint:
+        """Read a checkpoint; tensors only, no code is run. ModelError if it is not one."""
+        try:
+            raw = torch.load(path, map_location="cpu", weights_only=True)
+            if raw.pop("format") != FORMAT:
+                raise ModelError(f"{path} is a checkpoint of another vaert version; train again or use that version")
+            train = raw.pop("train_config")
+            train["stages"] = tuple(Stage(**s) for s in train["stages"])
+            config = CodecConfig(**raw.pop("model_config"))
+            return Checkpoint(model_config=config, train_config=TrainConfig(**train), **raw)
+        except ModelError:
+            raise
+        except Exception as error:  # torch.load raises whatever a damaged pickle stream leads to
+            raise ModelError(f"{path} is not a vaert checkpoint ({type(error).__name__})") from error
+
+    def ema_model(self) -> CodecVAE:
+        """The averaged model, in evaluation mode."""
+        model = CodecVAE(self.model_config)
+        model.load_state_dict(self.ema)
+        return model.eval()
+
+
+def profile_config(profile: str) -> CodecConfig:
+    """Config of a profile by name; ModelError lists the known ones."""
+    if profile not in PROFILES:
+        raise ModelError(f"no profile named {profile!r}; there are {', '.join(sorted(PROFILES))}")
+    return PROFILES[profile]

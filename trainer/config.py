@@ -1,0 +1,41 @@
+"""What a training run is: frozen, saved whole in its checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """From `start` (fraction of the run) on: pictures per batch and side of the crops in pixels."""
+
+    start: float
+    batch: int
+    crop: int
+
+
+# Many small steps first, larger batches and crops later: measured, see docs/training.md.
+CODEC_STAGES = (Stage(0.0, 4, 128), Stage(0.35, 8, 128), Stage(0.75, 8, 192))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. Batches and noise depend on (seed, step) alone, so a resumed run repeats the uninterrupted one."""
+
+    steps: int = 20_000
+    seed: int = 0
+    stages: tuple[Stage, ...] = CODEC_STAGES
+    learning_rate: float = 1.5e-3
+    final_learning_rate: float = 2e-5
+    warmup: int = 200  # steps
+    clip: float = 1.0  # largest gradient norm
+    ema: float = 0.999
+    amp: bool = False  # transforms in bfloat16 where the machine has fast bfloat16; the prior always stays float32
+    amp_until: float = 0.9  # fraction of the run after which everything is float32
+    observe: float = 0.6  # fraction of the run from which activation ranges are recorded
+    freeze: float = 0.667  # fraction at which the prior becomes integer
+    checkpoint_seconds: float = 180.0
+
+    def stage(self, step: int) -> Stage:
+        """The stage that `step` belongs to."""
+        return [s for s in self.stages if s.start * self.steps <= step][-1]

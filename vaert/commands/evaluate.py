@@ -1,0 +1,34 @@
+"""`vaert evaluate`: a thin door to `vaert.evaluate`."""
+
+from pathlib import Path
+
+import click
+
+from vaert.commands.extras import needs_extra
+from vaert.commands.options import FiniteRange
+from vaert.commands.report import say, show_json
+
+
+def _qualities(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Return a comma-separated list as qualities in 1..100, in the order given, or fail as a usage error."""
+    one = FiniteRange(1, 100)
+    return None if value is None else tuple(one.convert(item.strip(), param, ctx) for item in value.split(","))
+
+
+@click.command()
+@click.argument("model")
+@click.option("--images", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of pictures.")
+@click.option("--qualities", metavar="LIST", callback=_qualities, help="Qualities to measure, for example 10,30,60,90.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the curve to this PNG.")
+@click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
+def evaluate(model: str, images: Path, qualities: tuple[float, ...] | None, plot: Path | None, as_json: bool) -> None:
+    """Measure rate and distortion of MODEL over a folder of images (needs `pip install 'vaert[eval]'`)."""
+    with needs_extra("vaert evaluate", extra="eval", modules=("scipy", "matplotlib") if plot else ("scipy",)):
+        from vaert.evaluate import evaluate as run
+
+        report = run(model, images, qualities=qualities, plot=plot)
+    if as_json:
+        show_json(report.to_dict())
+    else:
+        for line in report.lines():
+            say(line)

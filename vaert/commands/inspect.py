@@ -1,0 +1,132 @@
+"""`vaert info` and `vaert models`: what a file holds, what this installation holds."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from vaert.commands.files import read_input
+from vaert.commands.options import MAX_PIXELS
+from vaert.commands.report import grouped, one_line, show_json
+from vaert.errors import BitstreamError, ModelError
+
+if TYPE_CHECKING:
+    from vaert.bitstream import Report
+
+_CHANNELS = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGB with alpha"}
+
+
+@click.command()
+@click.argument("source", metavar="FILE")
+@click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
+@click.pass_context
+def info(context: click.Context, source: str, as_json: bool) -> None:
+    """Show the header, sections and checksums of a .vaert FILE (`-` is stdin); exit code 1 if it is damaged."""
+    from vaert.bitstream import inspect
+
+    data = read_input(source, max_pixels=MAX_PIXELS, error=BitstreamError)
+    report = inspect(data)
+    facts = _facts(source, len(data), report=report)
+    if as_json:
+        show_json(facts)
+    else:
+        _print_info(facts, report)
+    if not report.ok:
+        context.exit(1)
+
+
+def _facts(source: str, size: int, *, report: "Report") -> dict[str, object]:
+    header = report.header
+    return {
+        "file": source,
+        "ok": report.ok,
+        "verdict": report.verdict,
+        "kind": header.kind.name.lower(),
+        "width": header.width,
+        "height": header.height,
+        "channels": header.channels,
+        "quality": header.quality,
+        "bytes": size,
+        "bpp": 8 * size / (header.width * header.height),
+        "model": _bundled_name(header.model_id),
+        "model_id": f"{header.model_id:016x}",
+        "sections": [
+            {"name": part.name, "offset": part.offset, "bytes": part.size, "checksum_ok": part.checksum_ok}
+            for part in report.sections
+        ],
+    }
+
+
+def _bundled_name(model_id: int) -> str | None:
+    from vaert.package import find_by_id
+
+    try:
+        return find_by_id(model_id).manifest.name
+    except ModelError:
+        return None
+
+
+def _print_info(facts: dict[str, object], report: "Report") -> None:
+    header = report.header
+    rows = [
+        ("file", one_line(str(facts["file"]))),
+        ("kind", str(facts["kind"])),
+        ("picture", f"{header.width} x {header.height}, {_CHANNELS[header.channels]}"),
+        ("quality", f"{header.quality:g}"),
+        ("size", f"{grouped(int(str(facts['bytes'])))} bytes, {facts['bpp']:.3f} bpp"),
+        ("model", f"{facts['model'] or 'not bundled'} ({facts['model_id']})"),
+        ("verdict", one_line(report.verdict)),
+    ]
+    for name, value in rows:
+        click.echo(f"{name:<9}{value}")
+    for part in report.sections:
+        state = "ok" if part.checksum_ok else "CHECKSUM WRONG"
+        click.echo(f"  {part.name:<10} at {part.offset:>10}  {part.size:>10} bytes  {state}")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
+def models(as_json: bool) -> None:
+    """List the bundled models."""
+    from vaert.package import bundled_models
+
+    found = [_model_facts(name) for name in bundled_models()]
+    if as_json:
+        show_json(found)
+        return
+    for model in found:
+        rates = list(_bpp_values(model["rates"]))
+        reach = f"{min(rates):.2f}-{max(rates):.2f} bpp" if rates else "rates not measured"
+        size = grouped(int(str(model["bytes"])))
+        click.echo(
+            f"{model['name']}  {model['profile']}  {model['precision']}  {model['model_id']}  {size} bytes  {reach}"
+        )
+
+
+def _model_facts(name: str) -> dict[str, object]:
+    from vaert.package import find_package
+
+    package = find_package(name)
+    manifest = package.manifest
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "profile": manifest.profile,
+        "precision": manifest.precision,
+        "model_id": f"{manifest.model_id:016x}",
+        "bytes": package.size,
+        "rates": manifest.rates,
+    }
+
+
+def _bpp_values(rates: object) -> Iterator[float]:
+    """Yield every number that stands under a key `bpp`, at any depth of a manifest's measured rates."""
+    if isinstance(rates, Mapping):
+        for key, value in rates.items():
+            if key == "bpp":
+                yield from (float(number) for number in (value if isinstance(value, Sequence) else (value,)))
+            else:
+                yield from _bpp_values(value)
+    elif isinstance(rates, Sequence) and not isinstance(rates, str):
+        for value in rates:
+            yield from _bpp_values(value)

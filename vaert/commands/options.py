@@ -1,0 +1,53 @@
+"""Options that several commands share, and the checks that click does not make."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+MAX_PIXELS = 2**28
+
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+
+class FiniteRange(click.FloatRange):
+    """A range of finite decimals: `click.FloatRange` alone lets NaN through, which no comparison refuses."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number, or fail as a usage error."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+def at_most_one(options: Mapping[str, object]) -> None:
+    """Fail as a usage error when more than one of `options` (spelling to value) was given."""
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)} exclude each other: give one of {', '.join(options)}.")
+
+
+def model_options(command: _Command) -> _Command:
+    """Add `--model` and `--threads`."""
+    command = click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")(command)
+    return click.option("--model", metavar="NAME|DIR", help="Model: a bundled name or a package folder.")(command)
+
+
+def output_options(command: _Command) -> _Command:
+    """Add `--force`, `--quiet`, `--json` and `--max-pixels`."""
+    for decorate in (
+        click.option(
+            "--max-pixels",
+            type=click.IntRange(min=1),
+            default=MAX_PIXELS,
+            show_default=True,
+            help="Refuse pictures with more pixels.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout (stderr if OUT is -)."),
+        click.option("--quiet", "-q", is_flag=True, help="No report line on stderr."),
+        click.option("--force", "-f", is_flag=True, help="Replace an existing OUT."),
+    ):
+        command = decorate(command)
+    return command
