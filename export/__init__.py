@@ -12,7 +12,9 @@ __all__ = ["export_model"]
 PRECISIONS = ("fp32",)
 
 
-def export_model(source: str | Path, out: Path | None = None, *, precision: str = "fp32", force: bool = False) -> Package:
+def export_model(
+    source: str | Path, out: Path | None = None, *, precision: str = "fp32", force: bool = False
+) -> Package:
     """Export a checkpoint file, a bundled model's name or a package folder to a package.
 
     out: the new folder, `./<model>-<precision>` if None. Raises ModelError (source, bound, verification), OutputError.
@@ -30,4 +32,6 @@ def export_model(source: str | Path, out: Path | None = None, *, precision: str 
     else:
         package = find_package(str(source))
         codec, rates = from_package(package), dict(package.manifest.rates)
-    return write_package(codec, out or Path(f"{codec.profile}-{precision}"), precision=precision, rates=rates, force=force)
+    return write_package(
+        codec, out or Path(f"{codec.profile}-{precision}"), precision=precision, rates=rates, force=force
+    )

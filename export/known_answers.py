@@ -19,7 +19,7 @@ SIDE = 2  # hyper-latents; 8 x 8 latents
 
 
 def known_answers(prior: ExactPrior, layers: Mapping[str, IntegerLayer]) -> dict[str, npt.NDArray[Any]]:
-    """`CASE.z`, `CASE.anchors` (packed, sixteenths) and the four integer outputs of each case, as torch computes them."""
+    """`CASE.z`, `CASE.anchors` (packed, sixteenths) and the four integer outputs of each case, by torch."""
     rng = np.random.default_rng(24)
     hyper, m = layers["h1"].weight.shape[1], prior.latents
     shape_z, shape_s = (1, SIDE, SIDE, hyper), (1, 2 * SIDE, 2, 2 * SIDE, m)
@@ -33,7 +33,9 @@ def known_answers(prior: ExactPrior, layers: Mapping[str, IntegerLayer]) -> dict
         "random": (rng.integers(-8, 9, shape_z), rng.integers(-400, 401, shape_s)),
         "extreme": (
             rng.choice([-HYPER_MAX, HYPER_MAX], shape_z),
-            rng.choice([-largest - RESIDUAL_REACH, -2040, -2024, -8, -7, 0, 7, 8, 2024, largest + RESIDUAL_REACH], shape_s),
+            rng.choice(
+                [-largest - RESIDUAL_REACH, -2040, -2024, -8, -7, 0, 7, 8, 2024, largest + RESIDUAL_REACH], shape_s
+            ),
         ),
         "bound": (bound_z, bound_s),
     }
@@ -64,9 +66,7 @@ def anchor_step(prior: ExactPrior, z: npt.NDArray[Any]) -> tuple[tuple[torch.Ten
 
 
 @torch.no_grad()
-def context_step(
-    prior: ExactPrior, features: tuple[torch.Tensor, torch.Tensor], anchors: npt.NDArray[Any]
-) -> Moments:
+def context_step(prior: ExactPrior, features: tuple[torch.Tensor, torch.Tensor], anchors: npt.NDArray[Any]) -> Moments:
     """Step 1 in torch, from packed anchors in sixteenths (1, h / 2, 2, w / 2, M)."""
     n, pairs, two, columns, m = anchors.shape
     planes = torch.from_numpy(np.ascontiguousarray(anchors).astype(np.float32) / 16).permute(0, 4, 1, 2, 3)

@@ -34,7 +34,9 @@ class _Graph:
         return output
 
     def clip(self, x: str, low: float, high: float, output: str) -> str:
-        bounds = [self.constant(f"{output}_{side}", np.array(v, np.float32)) for side, v in (("low", low), ("high", high))]
+        bounds = [
+            self.constant(f"{output}_{side}", np.array(v, np.float32)) for side, v in (("low", low), ("high", high))
+        ]
         return self.op("Clip", [x, *bounds], output)
 
     def slice(self, x: str, ranges: Mapping[int, tuple[int, int, int]], output: str) -> str:
@@ -89,7 +91,7 @@ def _info(name: str, kind: int, shape: Sequence[str | int]) -> onnx.ValueInfoPro
 
 
 def anchor_graph(layers: Mapping[str, IntegerLayer]) -> onnx.ModelProto:
-    """Step 0: `z` int32 (N, H/4, W/4, hyper) -> `features` float32 (N, H, W, hidden), `mean`, `index` of the anchors."""
+    """Step 0: `z` int32 (N, H/4, W/4, hyper) -> `features` float32 (N, H, W, hidden), anchors' `mean` and `index`."""
     g = _Graph("prior_anchor")
     x = g.op("Cast", ["z"], "z_float", to=TensorProto.FLOAT)
     for name in ("h1", "h2"):

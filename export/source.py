@@ -1,4 +1,4 @@
-"""What a model is made from before it becomes graphs: weights, prior integers, tables. Comes from a checkpoint or a package."""
+"""What a model is made from before it becomes graphs: weights, prior integers, tables; of a checkpoint or package."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ TRANSFORMS = ("analysis", "synthesis", "hyper_analysis")
 
 @dataclass(frozen=True)
 class CodecSource:
-    """Everything an exported codec is made from. `weights` are the float32 transforms by their module names."""
+    """Everything an exported codec is made from. `weights` are the float16 transforms by their module names.
+
+    The weights are rounded to float16 once, here: the graphs of every precision are made from the rounded ones, so a
+    package can be exported again without loss from a `weights.safetensors` of half the size.
+    """
 
     config: CodecConfig
     profile: str
@@ -61,7 +65,7 @@ class CodecSource:
     def model(self) -> CodecVAE:
         """The torch model of these weights and integers, in evaluation mode."""
         model = CodecVAE(self.config)
-        state = {name: torch.from_numpy(array.copy()) for name, array in self.weights.items()}
+        state = {name: torch.from_numpy(array.astype(np.float32)) for name, array in self.weights.items()}
         missing, unexpected = model.load_state_dict(state, strict=False)
         wrong = [name for name in missing if name.split(".")[0] in TRANSFORMS] + unexpected
         if wrong:
@@ -74,9 +78,7 @@ class CodecSource:
 
 
 @torch.no_grad()
-def load_integers(
-    prior: ExactPrior, layers: Mapping[str, IntegerLayer], context_shift: npt.NDArray[np.uint8]
-) -> None:
+def load_integers(prior: ExactPrior, layers: Mapping[str, IntegerLayer], context_shift: npt.NDArray[np.uint8]) -> None:
     """Put shipped integers into a torch prior, which then reproduces them exactly."""
     for name, layer in prior.layers().items():
         integers = layers[name]
@@ -100,7 +102,9 @@ def from_checkpoint(path: Path) -> CodecSource:
         done = f"{checkpoint.step} of {checkpoint.train_config.steps} steps"
         raise ModelError(f"{path} has no integer prior yet ({done}); let the training finish, then export")
     config, state = checkpoint.model_config, model.state_dict()
-    weights = {k: v.numpy() for k, v in state.items() if k.split(".")[0] in TRANSFORMS}
+    weights = {k: v.numpy().astype(np.float16) for k, v in state.items() if k.split(".")[0] in TRANSFORMS}
+    if infinite := [name for name, array in weights.items() if not np.isfinite(array).all()]:
+        raise ModelError(f"{path}: weights beyond float16's range in {infinite[0]}; train with a lower learning rate")
     z = torch.arange(-HYPER_MAX, HYPER_MAX + 1.0, dtype=torch.float64)
     with torch.no_grad():
         density = model.density.double().probability(z[None, None, :, None].expand(1, config.hyper, -1, 1))

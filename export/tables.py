@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+
 from vaert.tables import TOTAL, Table
 
 REACH = 5.2  # standard deviations that a table covers before symbols are escaped

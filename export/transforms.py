@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import warnings
 from collections.abc import Mapping
@@ -15,7 +14,6 @@ from torch import Tensor
 from torch.export import Dim
 
 from vaert.trainer.models.codec import HYPER_MAX, PIXEL_MAX, CodecVAE
-from vaert.trainer.models.prior import SIXTEENTHS
 
 
 class EncoderGraph(nn.Module):
@@ -31,6 +29,7 @@ class EncoderGraph(nn.Module):
             embed.weight /= PIXEL_MAX
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Shapes as above."""
         y: Tensor = self.analysis(pixels.permute(0, 3, 1, 2).float())
         return y.permute(0, 2, 3, 1)
 
@@ -43,12 +42,16 @@ class HyperEncoderGraph(nn.Module):
         self.hyper_analysis = model.hyper_analysis
 
     def forward(self, latents: Tensor, gain: Tensor) -> Tensor:
+        """Shapes as above."""
         z = self.hyper_analysis((latents * gain).permute(0, 3, 1, 2))
         return torch.clamp(torch.round(z), -float(HYPER_MAX), float(HYPER_MAX)).permute(0, 2, 3, 1).to(torch.int32)
 
 
 class DecoderGraph(nn.Module):
-    """`latents` int32 sixteenths (N, h, w, M) and `scale` float32 (M,), inverse gain / 16 -> `pixels` uint8 (N, H, W, 3)."""
+    """`latents` int32 sixteenths (N, h, w, M) and `scale` float32 (M,) -> `pixels` uint8 (N, H, W, 3).
+
+    scale is the inverse gain / 16.
+    """
 
     def __init__(self, model: CodecVAE) -> None:
         super().__init__()
@@ -60,6 +63,7 @@ class DecoderGraph(nn.Module):
             last.weight *= PIXEL_MAX
 
     def forward(self, latents: Tensor, scale: Tensor) -> Tensor:
+        """Shapes as above."""
         x = self.synthesis((latents.float() * scale).permute(0, 3, 1, 2))
         return torch.clamp(torch.round(x), 0.0, PIXEL_MAX).to(torch.uint8).permute(0, 2, 3, 1)
 
@@ -101,9 +105,7 @@ def _export(
             verbose=False,
         )
     assert program is not None
-    buffer = io.BytesIO()
-    program.save(buffer)
-    model = onnx.load_from_string(buffer.getvalue())
+    model = program.model_proto
     for node in model.graph.node:  # traces with paths of the exporting machine
         del node.metadata_props[:]
         node.doc_string = ""

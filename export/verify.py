@@ -63,7 +63,9 @@ def made_picture(height: int, width: int) -> npt.NDArray[np.uint8]:
         128 + 80 * np.cos(x / 31) * np.sin(y / 17),
         100 + 100 * ((x // 32 + y // 32) % 2) * np.exp(-((x - width / 2) ** 2 + (y - height / 2) ** 2) / width**2),
     ]
-    return np.clip(np.stack(planes, -1) + np.random.default_rng(5).normal(0, 4, (height, width, 3)), 0, 255).astype(np.uint8)
+    return np.clip(np.stack(planes, -1) + np.random.default_rng(5).normal(0, 4, (height, width, 3)), 0, 255).astype(
+        np.uint8
+    )
 
 
 def torch_latents(package: Package, data: bytes, source: CodecSource | None = None) -> npt.NDArray[np.int32]:
@@ -83,7 +85,8 @@ def torch_latents(package: Package, data: bytes, source: CodecSource | None = No
     mean, index = packed_integers(context_step(prior, features, seen))
     rest = 16 * decoder.half(index.ravel()).reshape(mean.shape) + mean
     decoder.finish()
-    return unpack(seen, rest)[0]
+    latents: npt.NDArray[np.int32] = unpack(seen, rest)[0]
+    return latents
 
 
 @torch.no_grad()

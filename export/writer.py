@@ -29,8 +29,7 @@ def write_package(source: CodecSource, out: Path, *, precision: str, rates: dict
 
     Raises OutputError (exists and not `force`, cannot be written) and ModelError (bound broken, verification failed).
     """
-    if out.exists() and not force:
-        raise OutputError(f"{out} exists; remove it, choose another --out, or use --force")
+    _check_target(out, force=force)
     bounds = prove(source.layers)
     model = source.model()
     graphs = {
@@ -55,17 +54,29 @@ def write_package(source: CodecSource, out: Path, *, precision: str, rates: dict
         latent_stride=LATENT_STRIDE,
         hyper_stride=HYPER_STRIDE,
         halo=_halos(source),
-        graphs={name: {"inputs": _tensors(g.graph.input), "outputs": _tensors(g.graph.output)} for name, g in graphs.items()},
+        graphs={
+            name: {"inputs": _tensors(g.graph.input), "outputs": _tensors(g.graph.output)} for name, g in graphs.items()
+        },
         rates=rates,
         training=source.training,
         verification={"prior_bounds": {b.layer: b.largest for b in bounds}},
         licence=LICENCE,
         files={name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},
     )
-    return _place(manifest, files, source, out)
+    return _place(manifest, files, source, out, force=force)
 
 
-def _place(manifest: Manifest, files: dict[str, bytes], source: CodecSource, out: Path) -> Package:
+def _check_target(out: Path, *, force: bool) -> None:
+    """OutputError if `out` may not be written; only a package is ever replaced, whatever `force` says."""
+    if not out.exists():
+        return
+    if not force:
+        raise OutputError(f"{out} exists; remove it, choose another --out, or use --force")
+    if not (out / MANIFEST).is_file():
+        raise OutputError(f"{out} exists and is no model package, --force replaces nothing else; choose another --out")
+
+
+def _place(manifest: Manifest, files: dict[str, bytes], source: CodecSource, out: Path, *, force: bool) -> Package:
     """Write beside the target, verify there, then rename."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -80,18 +91,30 @@ def _place(manifest: Manifest, files: dict[str, bytes], source: CodecSource, out
         report = verify(Package.open(scratch), source)
         manifest = replace(manifest, verification={**manifest.verification, **report})
         (scratch / MANIFEST).write_text(manifest.to_json(), "utf-8")
-        if out.exists():
-            old = Path(tempfile.mkdtemp(prefix=".vaert-", suffix=".tmp", dir=out.parent)) / "old"
-            out.rename(old)
-            scratch.rename(out)
-            shutil.rmtree(old.parent)
-        else:
-            scratch.rename(out)
+        _check_target(out, force=force)  # it may have appeared meanwhile
+        _swap_in(scratch, out)
     except OSError as error:
         raise OutputError(f"{out} cannot be written ({error.strerror})") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return Package.open(out)
+
+
+def _swap_in(scratch: Path, out: Path) -> None:
+    """Give `scratch` the name `out`; a folder cannot replace another in one step, so a failure in between is undone."""
+    if not out.exists():
+        scratch.rename(out)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=".vaert-", suffix=".tmp", dir=out.parent))
+    try:
+        out.rename(aside / "old")
+        try:
+            scratch.rename(out)
+        except BaseException:
+            (aside / "old").rename(out)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _halos(source: CodecSource) -> dict[str, int]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from vaert import bitstream
 from vaert.bitstream import Header, Hyper, Kind, Latents, Stream
-from vaert.errors import BitstreamError, ModelError, OptionError
+from vaert.errors import BitstreamError, ImageError, ModelError, OptionError
 from vaert.image import check_pixels, encode_image, read_image
 from vaert.package import Package, find_by_id, find_package
 from vaert.runtime.backends import Backend, open_backend
@@ -43,14 +43,14 @@ class Attempt:
     quality_u16: int
     hyper: npt.NDArray[np.int8]  # (h / 4, w / 4, hyper)
     groups: tuple[Quantised, ...]
-    bits: float  # of all sections' coded symbols
 
 
 class Codec:
     """One model on one backend; compresses and decompresses pictures of any size.
 
-    model: a bundled model's name or a package folder. backend: `auto`, a name, or a backend. threads: all cores if None.
-    tile: pixels, to force tiles of this side. Not to be shared between threads. Raises ModelError, BackendError, MissingExtraError, OptionError.
+    model: a bundled model's name or a package folder. backend: `auto`, a name, or a backend. threads: all cores if
+    None. tile: pixels, to force tiles of this side. Not to be shared between threads. Raises ModelError, BackendError,
+    MissingExtraError, OptionError.
     """
 
     def __init__(
@@ -97,7 +97,8 @@ class Codec:
             raise OptionError(f"give one of quality, bpp, size and psnr, not {' and '.join(given)}")
         picture = self.analyse(check_pixels(image))
         if not given or quality is not None:
-            return self.write(picture, self.attempt(picture, quality_to_u16(quality or DEFAULT_QUALITY)))
+            chosen = DEFAULT_QUALITY if quality is None else quality
+            return self.write(picture, self.attempt(picture, quality_to_u16(chosen)))
         from vaert.runtime.targets import reach
 
         return reach(self, picture, *given.popitem())
@@ -124,15 +125,19 @@ class Codec:
         return Analysed(colour, channels, alpha, self._networks.analyse(colour))
 
     def attempt(self, picture: Analysed, quality_u16: int) -> Attempt:
-        """Quantise at one quality and count the bits from the tables, without coding."""
+        """Quantise at one quality, without coding."""
         gain, _ = self._tables.gains(quality_u16 / QUALITY_STEPS)
         z = self._networks.hyper_analyse(picture.latents, gain)
-        groups, bits = [], self._coder.hyper_bits(z)
+        groups = []
         for rows, columns in self._groups(*picture.colour.shape[:2]):
             y = picture.latents[None, rows, columns] * gain
             groups.append(self._prior.quantise(y, _hyper_of(z, rows, columns)))
-            bits += sum(self._coder.bits(half) for half in groups[-1].halves)
-        return Attempt(quality_u16, z, tuple(groups), bits)
+        return Attempt(quality_u16, z, tuple(groups))
+
+    def bits(self, attempt: Attempt) -> float:
+        """What the symbols of an attempt cost, from the tables, without coding."""
+        halves = (half for group in attempt.groups for half in group.halves)
+        return self._coder.hyper_bits(attempt.hyper) + sum(map(self._coder.bits, halves))
 
     def write(self, picture: Analysed, attempt: Attempt) -> bytes:
         """Entropy-code an attempt into a whole file."""
@@ -179,7 +184,9 @@ class Codec:
 
     def _empty_latents(self, height: int, width: int) -> npt.NDArray[np.int32]:
         padded, stride = self._networks.padded(height, width), self.package.manifest.latent_stride
-        return np.empty((padded[0] // stride, padded[1] // stride, int(self.package.manifest.config["latents"])), np.int32)
+        return np.empty(
+            (padded[0] // stride, padded[1] // stride, int(self.package.manifest.config["latents"])), np.int32
+        )
 
     def _groups(self, height: int, width: int) -> Iterator[tuple[slice, slice]]:
         """Rows and columns of latents of each group of the format's grid, padding included."""
@@ -205,13 +212,18 @@ def _from_colour(colour: Pixels, channels: int) -> Pixels:
     """Decoded RGB as it is, or as grey (the mean of the three) if that is what went in."""
     if channels >= 3:
         return colour
-    return ((colour.sum(2, dtype=np.uint16) + 1) // 3).astype(np.uint8)
+    grey: Pixels = ((colour.sum(2, dtype=np.uint16) + 1) // 3).astype(np.uint8)
+    return grey
 
 
 def _with_alpha(pixels: Pixels, png: bytes | None) -> Pixels:
     if png is None:
         return pixels
-    alpha = read_image(png, name="alpha section", max_pixels=pixels.shape[0] * pixels.shape[1]).pixels
+    try:
+        alpha = read_image(png, name="alpha section", max_pixels=pixels.shape[0] * pixels.shape[1]).pixels
+    except ImageError as error:  # that the section holds an image is our format's business
+        raise BitstreamError(f"damaged {error}") from error
     if alpha.shape != pixels.shape[:2]:
         raise BitstreamError(f"the alpha section has shape {alpha.shape}, the picture {pixels.shape[:2]}")
-    return np.dstack([pixels, alpha])
+    with_alpha: Pixels = np.dstack([pixels, alpha])
+    return with_alpha

@@ -74,12 +74,12 @@ class Prior:
     def anchors(self, z: npt.NDArray[np.integer]) -> tuple[Float, Moments]:
         """Step 0: hyper-latents, (1, h / 4, w / 4, hyper), to features for step 1 and the moments of the anchors."""
         out = self._anchor.run({"z": np.ascontiguousarray(z, np.int32)})
-        return out["features"], Moments(out["mean"], out["index"])  # type: ignore[arg-type]
+        return out["features"], Moments(out["mean"], out["index"])
 
     def rest(self, features: Float, anchors: Int32) -> Moments:
         """Step 1: features and the packed, reconstructed anchors (sixteenths) to the moments of the rest."""
         out = self._context.run({"features": features, "anchors": anchors})
-        return Moments(out["mean"], out["index"])  # type: ignore[arg-type]
+        return Moments(out["mean"], out["index"])
 
     def quantise(self, y: Float, z: npt.NDArray[np.int8]) -> Quantised:
         """Encoder side: scaled latents (1, h, w, M) given their hyper-latents (1, h / 4, w / 4, hyper)."""

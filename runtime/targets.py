@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -16,6 +17,38 @@ LOWEST, HIGHEST = round(QUALITY_MIN * QUALITY_STEPS), round(QUALITY_MAX * QUALIT
 TOLERANCE = 0.02  # of a rate
 PSNR_ABOVE = 0.1  # dB
 NEIGHBOURS = 24  # quality steps tried around the search's answer where the curve is not monotone
+SMALL = 1 << 16  # pixels; up to here the whole range is sampled when the search misses
+
+Curve = Callable[[int], float]  # of a header quality
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A target with what counts as a hit.
+
+    Small or flat pictures have fewer distinct files than a tolerance needs. Where no quality hits a target that lies
+    within the reachable range, the nearest value on the allowed side is the answer.
+    """
+
+    option: str  # size, bpp or psnr
+    target: float
+    low: float  # values in low..high are hits
+    high: float
+    side: int  # -1: never above the target, 1: never below, 0: either
+
+    def hit(self, value: float) -> bool:
+        """Whether a value is near enough."""
+        return self.low <= value <= self.high
+
+    def miss(self, value: float) -> float:
+        """Distance from the target, infinite on the wrong side."""
+        return math.inf if self.side * (value - self.target) < 0 else abs(value - self.target)
+
+    def out_of_range(self, low: float, high: float) -> TargetError:
+        """The error that names what can be reached."""
+        style, unit = {"size": (".0f", "bytes"), "bpp": (".4g", "bits per pixel"), "psnr": (".4g", "dB")}[self.option]
+        reachable = f"{low:{style}} to {high:{style}} {unit}"
+        return TargetError(f"--{self.option} {self.target:{style}} cannot be reached: this picture allows {reachable}")
 
 
 def reach(codec: Codec, picture: Analysed, kind: str, target: float) -> bytes:
@@ -27,57 +60,75 @@ def reach(codec: Codec, picture: Analysed, kind: str, target: float) -> bytes:
         raise OptionError(f"{kind} must be a positive number, not {target:g}")
     if kind == "psnr":
         return _reach_psnr(codec, picture, target)
-    pixels = picture.colour.shape[0] * picture.colour.shape[1]
-    return _reach_size(codec, picture, target if kind == "size" else target * pixels / 8, strict=kind == "size")
+    return _reach_rate(codec, picture, kind, target)
 
 
-def _reach_size(codec: Codec, picture: Analysed, size: float, *, strict: bool) -> bytes:
-    """Largest file of at most `size` bytes, or, if not strict, the nearest one."""
+def _reach_rate(codec: Codec, picture: Analysed, kind: str, target: float) -> bytes:
+    """The largest file of at most that many bytes, or the one nearest to that many bits per pixel."""
 
     @lru_cache(maxsize=2)
     def attempt(quality: int) -> Attempt:
         return codec.attempt(picture, quality)
 
-    @lru_cache(maxsize=None)
+    @lru_cache(maxsize=4)
     def file(quality: int) -> bytes:
         return codec.write(picture, attempt(quality))
 
+    unit = 1.0 if kind == "size" else 8 / _pixels(picture)
     # Counted bits and real bytes differ by a constant (headers, CRCs, alpha, coder state) but for rounding.
-    middle = (LOWEST + HIGHEST) // 2
-    overhead = len(file(middle)) - attempt(middle).bits / 8
-    best = _last_at_most(lambda q: attempt(q).bits / 8 + overhead, size)
-    near = [q for q in range(best - NEIGHBOURS, best + NEIGHBOURS + 1) if LOWEST <= q <= HIGHEST]
-    for quality in sorted(near, key=lambda q: abs(q - best)):
-        found = len(file(quality))
-        if found <= size * (1 if strict else 1 + TOLERANCE / 4) and found >= size * (1 - TOLERANCE):
-            return file(quality)
-    if strict and best in (LOWEST, HIGHEST) and len(file(HIGHEST)) <= size:
-        raise _out_of_range("size", size, len(file(LOWEST)), len(file(HIGHEST)), "bytes")
-    pixels = picture.colour.shape[0] * picture.colour.shape[1]
-    low, high = len(file(LOWEST)), len(file(HIGHEST))
-    if strict:
-        raise _out_of_range("size", size, low, high, "bytes")
-    raise _out_of_range("bpp", size * 8 / pixels, low * 8 / pixels, high * 8 / pixels, "bits per pixel")
+    overhead = len(file(LOWEST)) - codec.bits(attempt(LOWEST)) / 8
+    high = target if kind == "size" else target * (1 + TOLERANCE)
+    goal = Goal(kind, target, target * (1 - TOLERANCE), high, side=-1 if kind == "size" else 0)
+    small = _pixels(picture) <= SMALL
+    quality = _search(
+        lambda q: len(file(q)) * unit,
+        goal,
+        estimate=lambda q: (codec.bits(attempt(q)) / 8 + overhead) * unit,
+        thorough=small,
+    )
+    return file(quality)
 
 
 def _reach_psnr(codec: Codec, picture: Analysed, target: float) -> bytes:
-    """Smallest quality whose decoded picture is at least as near to the original as asked."""
+    """The file whose decoded picture is at least as near to the original as asked, and not much nearer."""
     original = picture.colour.astype(np.int32)
 
-    @lru_cache(maxsize=None)
+    @cache
     def psnr(quality: int) -> float:
         decoded = codec.reconstruct(picture, codec.attempt(picture, quality)).astype(np.int32)
         error = float(np.square(decoded.reshape(*original.shape[:2], -1) - original).mean())
         return 10 * math.log10(255**2 / error) if error else math.inf
 
-    first = min(HIGHEST, _last_at_most(psnr, target) + 1)
-    for quality in sorted(range(first - NEIGHBOURS, first + NEIGHBOURS + 1), key=lambda q: abs(q - first)):
-        if LOWEST <= quality <= HIGHEST and target <= psnr(quality) <= target + PSNR_ABOVE:
-            return codec.write(picture, codec.attempt(picture, quality))
-    raise _out_of_range("psnr", target, psnr(LOWEST), psnr(HIGHEST), "dB")
+    goal = Goal("psnr", target, target, target + PSNR_ABOVE, side=1)
+    quality = _search(psnr, goal, estimate=psnr, thorough=_pixels(picture) <= SMALL)
+    return codec.write(picture, codec.attempt(picture, quality))
 
 
-def _last_at_most(curve: Callable[[int], float], limit: float) -> int:
+def _pixels(picture: Analysed) -> int:
+    height, width, _ = picture.colour.shape
+    return int(height * width)
+
+
+def _search(measure: Curve, goal: Goal, *, estimate: Curve, thorough: bool) -> int:
+    """A quality whose value hits the goal, else the nearest. `estimate` is a cheaper, nearly equal `measure`."""
+    found = {quality: measure(quality) for quality in (LOWEST, HIGHEST)}
+    if thorough or (min(found.values()) <= goal.high and goal.low <= max(found.values())):
+        last = _last_at_most(estimate, goal.target)
+        start = min(HIGHEST, last + 1) if goal.side > 0 else last
+        near = range(max(LOWEST, start - NEIGHBOURS), min(HIGHEST, start + NEIGHBOURS) + 1)
+        wide = range(LOWEST, HIGHEST + 1, QUALITY_STEPS) if thorough else ()
+        order: list[int] = [*sorted(near, key=lambda q: abs(q - start)), LOWEST, HIGHEST, *wide]
+        for quality in order:
+            found[quality] = measure(quality)
+            if goal.hit(found[quality]):
+                return quality
+    low, high = min(found.values()), max(found.values())
+    if not low <= goal.target <= high:
+        raise goal.out_of_range(low, high)
+    return min(found, key=lambda q: (goal.miss(found[q]), goal.side * q))
+
+
+def _last_at_most(curve: Curve, limit: float) -> int:
     """Bisection for the last quality at which a rising curve is at most `limit`; LOWEST if none is."""
     low, high = LOWEST, HIGHEST + 1
     while high - low > 1:
@@ -87,7 +138,3 @@ def _last_at_most(curve: Callable[[int], float], limit: float) -> int:
         else:
             high = middle
     return low
-
-
-def _out_of_range(kind: str, target: float, low: float, high: float, unit: str) -> TargetError:
-    return TargetError(f"--{kind} {target:g} cannot be reached with this picture: {low:.4g} to {high:.4g} {unit} can")

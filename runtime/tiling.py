@@ -49,7 +49,7 @@ def round_up(length: int, multiple: int) -> int:
 
 
 def cut(pixels: Pixels, rows: slice, columns: slice) -> Pixels:
-    """Part of a picture (H, W, 3) that may reach beyond its lower and right edge, which is then repeated: (1, h, w, 3)."""
+    """Part of a picture (H, W, 3), as (1, h, w, 3); beyond the lower and right edge, the edge is repeated."""
     height, width = pixels.shape[:2]
     part = pixels[rows.start : min(rows.stop, height), columns.start : min(columns.stop, width)]
     missing = ((0, rows.stop - rows.start - part.shape[0]), (0, columns.stop - columns.start - part.shape[1]), (0, 0))

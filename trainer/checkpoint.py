@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass
+import zipfile
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ class Checkpoint:
     optimizer: dict[str, Any]
     data: tuple[str, ...]  # names of the training folders
     pictures: int
+    log: dict[str, Any] = field(default_factory=dict)  # figures of the steps since the last row of the log
 
     def save(self, path: Path) -> None:
-        """Write to `path`, replacing an older checkpoint atomically."""
+        """Write to `path`, replacing an older checkpoint atomically. OutputError if that fails."""
         buffer = io.BytesIO()
         fields = {k: v for k, v in self.__dict__.items() if k not in ("model_config", "train_config")}
         configs = {"model_config": asdict(self.model_config), "train_config": asdict(self.train_config)}
@@ -45,6 +47,10 @@ class Checkpoint:
     def load(path: Path) -> Checkpoint:
         """Read a checkpoint; tensors only, no code is run. ModelError if it is not one."""
         try:
+            with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ModelError(f"{path} is damaged (checksum of {damaged}): go back to a copy or train again")
             raw = torch.load(path, map_location="cpu", weights_only=True)
             if raw.pop("format") != FORMAT:
                 raise ModelError(f"{path} is a checkpoint of another vaert version; train again or use that version")
@@ -55,13 +61,30 @@ class Checkpoint:
         except ModelError:
             raise
         except Exception as error:  # torch.load raises whatever a damaged pickle stream leads to
-            raise ModelError(f"{path} is not a vaert checkpoint ({type(error).__name__})") from error
+            raise ModelError(f"{path} is damaged or not a vaert checkpoint ({type(error).__name__})") from error
+
+    def restore(self, model: CodecVAE, ema: CodecVAE, optimizer: torch.optim.Optimizer) -> None:
+        """Put this state into a new run's objects. ModelError if it does not fit them."""
+        try:
+            model.load_state_dict(self.model)
+            ema.load_state_dict(self.ema)
+            optimizer.load_state_dict(self.optimizer)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise _misfit(error) from error
 
     def ema_model(self) -> CodecVAE:
-        """The averaged model, in evaluation mode."""
+        """The averaged model, in evaluation mode. ModelError if weights and config disagree."""
         model = CodecVAE(self.model_config)
-        model.load_state_dict(self.ema)
+        try:
+            model.load_state_dict(self.ema)
+        except RuntimeError as error:
+            raise _misfit(error) from error
         return model.eval()
+
+
+def _misfit(error: Exception) -> ModelError:
+    first = str(error).splitlines()[0]
+    return ModelError(f"the checkpoint's weights do not fit its own config ({first}): it is damaged, train again")
 
 
 def profile_config(profile: str) -> CodecConfig:

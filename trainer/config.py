@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -20,7 +21,10 @@ CODEC_STAGES = (Stage(0.0, 4, 128), Stage(0.35, 8, 128), Stage(0.75, 8, 192))
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run. Batches and noise depend on (seed, step) alone, so a resumed run repeats the uninterrupted one."""
+    """One training run.
+
+    Batches and noise depend on (seed, step) alone, so a resumed run repeats the unbroken one.
+    """
 
     steps: int = 20_000
     seed: int = 0
@@ -35,7 +39,13 @@ class TrainConfig:
     observe: float = 0.6  # fraction of the run from which activation ranges are recorded
     freeze: float = 0.667  # fraction at which the prior becomes integer
     checkpoint_seconds: float = 180.0
+    log_every: int = 100  # steps per row of the log
 
     def stage(self, step: int) -> Stage:
         """The stage that `step` belongs to."""
         return [s for s in self.stages if s.start * self.steps <= step][-1]
+
+    @property
+    def long_enough(self) -> bool:
+        """Whether at least one step records ranges and at least one follows with the integer prior."""
+        return math.ceil(self.observe * self.steps) < self.freeze * self.steps <= self.steps - 1

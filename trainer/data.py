@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import click
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from vaert.errors import DataError, VaertError
 from vaert.image import read_image
+from vaert.trainer.config import Stage
 
 Pixels = npt.NDArray[np.uint8]
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
@@ -65,13 +68,15 @@ class Pictures:
         """
         paths = find_pictures(folders)
         budget, items, held_out = _memory_budget() // shard[1], list[Pixels | Path](), list[Pixels]()
-        hidden = quiet or not sys.stderr.isatty()
-        with click.progressbar(paths[shard[0] :: shard[1]], label="reading", file=sys.stderr, hidden=hidden) as bar:
-            for number, path in enumerate(bar):
+        with _bar(paths[shard[0] :: shard[1]], quiet=quiet) as mine:
+            for number, path in enumerate(mine):
                 try:
                     pixels = load_rgb(path)
-                except (VaertError, OSError) as error:
+                except VaertError as error:
                     click.echo(f"vaert: warning: skipped: {error}", err=True)
+                    continue
+                except OSError as error:
+                    click.echo(f"vaert: warning: skipped: {path}: {error.strerror or error}", err=True)
                     continue
                 if min(pixels.shape[:2]) < SMALLEST_SIDE:
                     click.echo(f"vaert: warning: skipped: {path} is smaller than {SMALLEST_SIDE} pixels", err=True)
@@ -81,16 +86,17 @@ class Pictures:
                     budget -= pixels.nbytes
                     items.append(pixels if budget > 0 else path)
         if not items:
-            raise DataError(f"no readable picture of at least {SMALLEST_SIDE} pixels in {', '.join(map(str, folders))}")
-        return Pictures(items, held_out or [item if isinstance(item, np.ndarray) else load_rgb(item) for item in items[:1]])
+            share = f" for process {shard[0] + 1} of {shard[1]}" if shard[1] > 1 else ""
+            where = ", ".join(map(str, folders))
+            raise DataError(f"no readable picture of {SMALLEST_SIDE} pixels a side or more in {where}{share}")
+        return Pictures(items, held_out or [_pixels(items[0])])
 
     def batch(self, rng: np.random.Generator, count: int, crop: int) -> Pixels:
         """Random crops, (count, crop, crop, 3), flipped at random, half of them shrunk by up to two."""
         return np.stack([self._crop(rng, crop) for _ in range(count)])
 
     def _crop(self, rng: np.random.Generator, crop: int) -> Pixels:
-        item = self.items[rng.integers(len(self.items))]
-        pixels = item if isinstance(item, np.ndarray) else load_rgb(item)
+        pixels = _pixels(self.items[int(rng.integers(len(self.items)))])
         height, width = pixels.shape[:2]
         if min(height, width) < crop:
             down, right = max(0, crop - height), max(0, crop - width)
@@ -105,6 +111,27 @@ class Pictures:
         if rng.random() < 0.5:
             part = part[:, ::-1]
         return part[::-1] if rng.random() < 0.1 else part
+
+
+def draw(
+    pictures: Pictures, stage: Stage, key: tuple[int, int, int], device: torch.device
+) -> tuple[torch.Tensor, torch.Generator]:
+    """Crops, uint8 (batch, crop, crop, 3), and noise of one step, both functions of key = (seed, step, rank) alone."""
+    rng = np.random.default_rng(key)
+    crops = torch.from_numpy(np.ascontiguousarray(pictures.batch(rng, stage.batch, stage.crop)))
+    generator = torch.Generator(device)
+    generator.manual_seed(int(rng.integers(2**62)))
+    return crops.to(device, non_blocking=True), generator
+
+
+def _bar(paths: list[Path], *, quiet: bool) -> AbstractContextManager[Iterable[Path]]:
+    if quiet or not sys.stderr.isatty():
+        return nullcontext(paths)
+    return click.progressbar(paths, label="reading", file=sys.stderr)
+
+
+def _pixels(item: Pixels | Path) -> Pixels:
+    return load_rgb(item) if isinstance(item, Path) else item
 
 
 def _array(pixels: Any) -> Pixels:

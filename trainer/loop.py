@@ -5,122 +5,125 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import click
 import torch
 import torch.nn as nn
 
-from vaert.errors import DataError
-from vaert.trainer.checkpoint import NAME, Checkpoint, profile_config
+from vaert.errors import DataError, VaertError
+from vaert.trainer.checkpoint import NAME, Checkpoint
 from vaert.trainer.config import TrainConfig
-from vaert.trainer.data import Pictures
-from vaert.trainer.models.codec import CodecVAE
+from vaert.trainer.data import Pictures, draw
+from vaert.trainer.interrupt import StopRequest
+from vaert.trainer.models.codec import CodecConfig, CodecVAE
 from vaert.trainer.objective import RateDistortion
+from vaert.trainer.pace import fit_steps
 from vaert.trainer.processes import Processes, processes
-from vaert.trainer.report import Progress, write_plot
-
-MEASURED_STEPS = 30  # for --minutes
-
-
-@dataclass(frozen=True)
-class Run:
-    """What `vaert train codec` was asked for."""
-
-    profile: str
-    data: tuple[str, ...]
-    out: Path
-    config: TrainConfig
-    minutes: float | None = None
-    resume: bool = False
+from vaert.trainer.report import LOG, PLOT, Progress, write_plot
+from vaert.trainer.run import Run, check_pictures
 
 
-def train(run: Run) -> Path:
-    """Train a codec and return the path of its last checkpoint.
+def train(run: Run) -> dict[str, Path]:
+    """Train a codec and return the run's files by name: checkpoint, log and, where matplotlib is installed, plot.
 
-    Raises DataError (no pictures, an unfinished run in the way), ModelError (profile, checkpoint).
+    Raises what `vaert.trainer.cli_entry` lists.
     """
     with processes() as group:
         path = run.out / NAME
-        saved = _resume(run, path)
-        config, step, seconds = (saved.train_config, saved.step, saved.seconds) if saved else (run.config, 0, 0.0)
+        saved, config, model_config = _begin(run, group)
 
         # Every process draws its own crops from its own share of the pictures.
         pictures = Pictures.load(run.data, shard=(group.rank, group.world), quiet=group.rank > 0)
+        count = group.total(len(pictures.items))
 
-        torch.manual_seed(config.seed)
-        model_config = saved.model_config if saved else profile_config(run.profile)
-        model = CodecVAE(model_config).to(group.device, memory_format=torch.channels_last)
+        model = _new_model(model_config, config.seed, group.device)
         ema = copy.deepcopy(model).requires_grad_(False)
-        optimizer = torch.optim.Adam(_parameter_groups(model), lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
-        if saved:
-            model.load_state_dict(saved.model)
-            ema.load_state_dict(saved.ema)
-            optimizer.load_state_dict(saved.optimizer)
+        optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
+        step, kept_at = 0, time.monotonic()
+        if saved is not None:
+            saved.restore(model, ema, optimizer)
+            check_pictures(saved, count, quiet=group.rank > 0)
+            step = saved.step
         elif run.minutes is not None:
-            config = _fit_steps(config, run.minutes, model, pictures, group)
-
+            config = fit_steps(config, run.minutes, model=model, pictures=pictures, group=group)
         objective = RateDistortion(model)
         wrapped = group.wrap(objective)
-        run.out.mkdir(parents=True, exist_ok=True)
-        started, kept_at = time.monotonic() - seconds, time.monotonic()
 
         def checkpoint() -> None:
-            state = (model.state_dict(), ema.state_dict(), optimizer.state_dict())
-            names = tuple(Path(folder).resolve().name for folder in run.data)
-            Checkpoint(
-                saved.profile if saved else run.profile, model_config, config, step, time.monotonic() - started,
-                *state, names, len(pictures.items),
-            ).save(path)  # fmt: skip
+            if group.rank == 0:
+                now = (step, progress.seconds, model.state_dict(), ema.state_dict(), optimizer.state_dict())
+                Checkpoint(run.profile, model_config, config, *now, run.names, count, progress.pending()).save(path)
 
-        with Progress(run.out / "log.csv", config.steps, step, quiet=group.rank > 0) as progress:
-            while step < config.steps:
-                _enter(step, config, model, ema, group)
+        progress = Progress(run.out / LOG, config, saved=saved, quiet=group.rank > 0)
+        with progress, StopRequest() as stop:
+            while step < config.steps and not group.any(stop.asked):
+                _enter(step, config, model, ema)
                 rate = _learning_rate(step, config)
                 for param_group in optimizer.param_groups:
                     param_group["lr"] = rate
                 objective.amp = config.amp and step < config.amp_until * config.steps
-                loss, metrics = wrapped(*_batch(pictures, config, step, group))
+                key = (config.seed, step, group.rank)
+                loss, metrics = wrapped(*draw(pictures, config.stage(step), key, group.device))
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+                _check_finite(loss, norm, step, path)
                 optimizer.step()
+                if model.prior.observing:
+                    group.largest(*model.prior.peaks())
                 _average(model, ema, min(config.ema, (1 + step) / (10 + step)))
                 step += 1
                 progress.update(step, {"loss": loss.detach(), "norm": norm, "rate": torch.tensor(rate), **metrics})
-                if group.rank == 0 and time.monotonic() - kept_at > config.checkpoint_seconds:
+                if time.monotonic() - kept_at > config.checkpoint_seconds:
                     checkpoint()
                     kept_at = time.monotonic()
-        if group.rank == 0:
             checkpoint()
-            write_plot(ema, pictures.held_out, run.out / "rd.png")
-        return path
+        if step < config.steps:
+            raise _stopped(path, quiet=group.rank > 0)
+        return _finish(run, ema, pictures) if group.rank == 0 else {}
 
 
-def _resume(run: Run, path: Path) -> Checkpoint | None:
-    if not path.exists():
-        return None
-    if not run.resume:
-        raise DataError(f"{path} exists; continue it with --resume or choose another --out")
-    return Checkpoint.load(path)
+def _begin(run: Run, group: Processes) -> tuple[Checkpoint | None, TrainConfig, CodecConfig]:
+    saved = run.stored()
+    config, model_config = run.plan(saved)
+    step = saved.step if saved is not None else -1
+    if group.any(group.mean(step) != step):
+        raise DataError(f"the processes do not see the same checkpoint in {run.out}: expected one folder shared by all")
+    if group.rank == 0:
+        run.prepare(saved)
+    return saved, config, model_config
 
 
-def _parameter_groups(model: CodecVAE) -> list[dict[str, Any]]:
-    return [{"params": list(model.parameters())}]
+def _new_model(config: CodecConfig, seed: int, device: torch.device) -> CodecVAE:
+    torch.manual_seed(seed)
+    model = CodecVAE(config).to(device)
+    # channels_last is missing in torch's types of `to`.
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def _batch(
-    pictures: Pictures, config: TrainConfig, step: int, group: Processes
-) -> tuple[torch.Tensor, torch.Generator]:
-    """Crops and noise source of one step: functions of seed, step and rank alone."""
-    stage = config.stage(step)
-    rng = np.random.default_rng((config.seed, step, group.rank))
-    crops = torch.from_numpy(np.ascontiguousarray(pictures.batch(rng, stage.batch, stage.crop)))
-    generator = torch.Generator(group.device)
-    generator.manual_seed(int(rng.integers(2**62)))
-    return crops.to(group.device, non_blocking=True), generator
+def _stopped(path: Path, *, quiet: bool) -> KeyboardInterrupt:
+    if not quiet:
+        click.echo(f"vaert: stopped: {path} is written, the same command with --resume goes on from it", err=True)
+    return KeyboardInterrupt()
+
+
+def _finish(run: Run, ema: CodecVAE, pictures: Pictures) -> dict[str, Path]:
+    files = {"checkpoint": run.out / NAME, "log": run.out / LOG}
+    if write_plot(ema, pictures.held_out, run.out / PLOT):
+        files["plot"] = run.out / PLOT
+    return files
+
+
+def _check_finite(loss: torch.Tensor, norm: torch.Tensor, step: int, path: Path) -> None:
+    """Stop before a step that would spoil the weights. The norm is that of all processes, so all of them stop."""
+    if bool(torch.isfinite(loss + norm)):
+        return
+    kept = f"{path} holds step {Checkpoint.load(path).step}" if path.exists() else "there is no checkpoint yet"
+    raise VaertError(
+        f"step {step} gave a loss of {loss.item():g} with gradient norm {norm.item():g}, expected finite numbers: "
+        f"{kept}; begin again with another --seed, or go on from a checkpoint with --resume and another --batch"
+    )
 
 
 def _learning_rate(step: int, config: TrainConfig) -> float:
@@ -131,18 +134,17 @@ def _learning_rate(step: int, config: TrainConfig) -> float:
     return decayed * min(1.0, (step + 1) / config.warmup)
 
 
-def _enter(step: int, config: TrainConfig, model: CodecVAE, ema: CodecVAE, group: Processes) -> None:
+def _enter(step: int, config: TrainConfig, model: CodecVAE, ema: CodecVAE) -> None:
     """Begin to record activation ranges, or make the prior integer, when the run gets there."""
     if model.prior.integer:
         return
     if step >= config.freeze * config.steps:
         model.prior.observe(False)
-        group.largest(*model.prior.peaks())
         _copy_buffers(model, ema)
         model.prior.freeze()
         ema.prior.freeze()
-    elif step >= config.observe * config.steps:
-        model.prior.observe(True)
+    else:
+        model.prior.observe(step >= config.observe * config.steps)
 
 
 @torch.no_grad()
@@ -155,27 +157,3 @@ def _average(model: CodecVAE, ema: CodecVAE, decay: float) -> None:
 def _copy_buffers(model: CodecVAE, ema: CodecVAE) -> None:
     for target, source in zip(ema.buffers(), model.buffers(), strict=True):
         target.copy_(source)
-
-
-def _fit_steps(
-    config: TrainConfig, minutes: float, model: CodecVAE, pictures: Pictures, group: Processes
-) -> TrainConfig:
-    """Measure a few steps of the first stage and choose the step count that fills the time."""
-    objective = RateDistortion(copy.deepcopy(model))
-    objective.amp = config.amp
-    optimizer = torch.optim.Adam(objective.parameters(), lr=1e-6)
-    taken = []
-    for step in range(MEASURED_STEPS):
-        start = time.perf_counter()
-        loss, _ = objective(*_batch(pictures, config, step, group))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss.item()  # waits for the device
-        taken.append(time.perf_counter() - start)
-    seconds = group.mean(sorted(taken)[len(taken) // 2])
-    first = config.stages[0]
-    cost = 0.0  # of a mean step, in steps of the first stage: time goes with pixels
-    for stage, end in zip(config.stages, [s.start for s in config.stages[1:]] + [1.0], strict=True):
-        cost += (end - stage.start) * stage.batch * stage.crop**2 / (first.batch * first.crop**2)
-    return replace(config, steps=max(MEASURED_STEPS, round(60 * minutes / (seconds * cost))))

@@ -25,7 +25,8 @@ class Processes:
         if self.world == 1:
             return module
         ids = [self.device.index] if self.device.type == "cuda" else None
-        # A parameter can go without gradient in a step, where every element of a row is clamped.
+        # torch notes that no parameter goes unused; but with this flag it never lays its buckets out anew, so that a
+        # resumed run sums gradients in the same order as an unbroken one.
         return nn.parallel.DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
 
     def largest(self, *tensors: torch.Tensor) -> None:
@@ -42,19 +43,36 @@ class Processes:
         dist.all_reduce(total)
         return float(total) / self.world
 
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in at least one process."""
+        return self.mean(float(flag)) > 0
+
+    def total(self, count: int) -> int:
+        """Sum of a count over all processes."""
+        return round(self.mean(count) * self.world)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files and speaks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
 
 @contextmanager
 def processes() -> Iterator[Processes]:
-    """Join the group that torchrun describes in the environment, or stand alone; the GPU if there is one."""
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    """Join the group that torchrun describes in the environment, or stand alone; the GPU if there is one.
+
+    A group that the caller has joined already is used and left open.
+    """
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    if world > 1:
+    joined = world > 1 and not dist.is_initialized()
+    if joined:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(rank, world, device)
     finally:
-        if world > 1:
+        if joined:
             dist.destroy_process_group()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -15,57 +18,107 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vaert.atomic import write_atomic
+from vaert.errors import OutputError
+from vaert.trainer.checkpoint import Checkpoint
+from vaert.trainer.config import TrainConfig
 from vaert.trainer.models.codec import QUALITY_MAX, QUALITY_MIN, CodecVAE
 from vaert.trainer.objective import psnr
 
-LOG_EVERY = 100
-PLOT_SIZE = 256
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar  # click has no public name for it
+
+LOG, PLOT = "log.csv", "rd.png"
+PLOT_SIZE = 256  # pixels; only the middle of larger pictures is measured
 
 
 class Progress:
-    """Mean figures per LOG_EVERY steps to a CSV file, and a bar with them on a terminal."""
+    """Mean figures per `log_every` steps to a CSV file, and a bar with them on a terminal.
 
-    def __init__(self, path: Path, steps: int, done: int, *, quiet: bool) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count, self.done, self.steps, self.path, self.quiet = 0, done, steps, path, quiet
-        self.started, self.first, self.text = time.monotonic(), done, ""
-        hidden = quiet or not sys.stderr.isatty()
-        self.bar = click.progressbar(
-            length=steps, label="training", file=sys.stderr, hidden=hidden, item_show_func=lambda _: self.text
-        )
+    A resumed run's log goes on as if it had never stopped: rows beyond the checkpoint are dropped, and the steps after
+    the last row, which the checkpoint carries, are in the next one.
+    """
+
+    def __init__(self, path: Path, config: TrainConfig, *, saved: Checkpoint | None, quiet: bool) -> None:
+        self.path, self.quiet, self.steps, self.every = path, quiet, config.steps, config.log_every
+        self.done = self.first = saved.step if saved else 0
+        self.before = saved.seconds if saved else 0.0
+        kept = saved.log if saved else {}
+        self.sums: dict[str, Tensor] = dict(kept.get("sums", {}))
+        self.count = int(kept.get("count", 0))
+        self.text = ""
+        self.bar: ProgressBar[int] | None = None
 
     def __enter__(self) -> Progress:
-        self.bar.__enter__()
-        self.bar.update(self.done)
+        if not self.quiet:
+            _drop_rows(self.path, beyond=self.done)
+        self.open = ExitStack()
+        if not self.quiet and sys.stderr.isatty():
+            self.bar = self.open.enter_context(
+                click.progressbar(
+                    length=self.steps, label="training", file=sys.stderr, item_show_func=lambda _: self.text
+                )
+            )
+            self.bar.update(self.done)
+        self.started = time.monotonic()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self._flush()
-        self.bar.__exit__(kind, value, tb)
+        self.open.close()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on steps, in the runs before this one as well."""
+        return self.before + time.monotonic() - self.started
+
+    def pending(self) -> dict[str, Any]:
+        """The figures that are in no row yet, for the checkpoint."""
+        return {"count": self.count, "sums": self.sums}
 
     def update(self, step: int, figures: dict[str, Tensor]) -> None:
-        """Add the figures (0-d tensors) of the step that just ended."""
+        """Add the figures (0-d tensors) of the step that just ended. OutputError if the log cannot be written."""
         for name, value in figures.items():
             self.sums[name] = self.sums.get(name, torch.zeros(())) + value.detach().cpu()
         self.count, self.done = self.count + 1, step
-        if step % LOG_EVERY == 0:
+        if step % self.every == 0 or step == self.steps:
             self._flush()
-        self.bar.update(1)
+        if self.bar is not None:
+            self.bar.update(1)
 
     def _flush(self) -> None:
-        if self.count == 0 or self.quiet:
-            return
         means = {name: float(value) / self.count for name, value in self.sums.items()}
         self.sums, self.count = {}, 0
         speed = (self.done - self.first) / (time.monotonic() - self.started)
         self.text = f"{speed:.1f} it/s  {means['psnr']:.2f} dB  {means['bpp']:.3f} bpp  loss {means['loss']:.3f}"
-        row = {"step": self.done, "seconds": round(time.monotonic() - self.started, 1), **means}
+        if self.quiet:
+            return
+        row = {"step": self.done, "seconds": round(self.seconds, 1), **means}
         new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        try:
+            with self.path.open("a", newline="") as file:
+                writer = csv.DictWriter(file, list(row))
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+
+def _drop_rows(path: Path, *, beyond: int) -> None:
+    """Keep the header and the whole rows up to a step; a row is cut when the process is killed while it writes."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    kept = [line for line in lines[1:] if line.endswith("\n") and _step_of(line) <= beyond]
+    if beyond == 0 or not lines:
+        path.unlink()
+    else:
+        write_atomic(path, "".join([lines[0], *kept]).encode(), force=True)
+
+
+def _step_of(line: str) -> float:
+    first = line.split(",", 1)[0]
+    return int(first) if first.isdecimal() else float("inf")
 
 
 @torch.no_grad()
@@ -81,7 +134,8 @@ def rate_distortion(
             h, w = pixels.shape[0] // 64 * 64, pixels.shape[1] // 64 * 64
             x = torch.from_numpy(np.ascontiguousarray(pixels[:h, :w])).to(device)
             x = x.permute(2, 0, 1)[None].float() / 255 - 0.5
-            decoded, bpp = model(x.contiguous(memory_format=torch.channels_last), torch.tensor([quality], device=device), None)
+            x = x.contiguous(memory_format=torch.channels_last)
+            decoded, bpp = model(x, torch.tensor([quality], device=device), None)
             levels = ((decoded + 0.5) * 255).round().clamp(0, 255) / 255 - 0.5
             figures.append((float(bpp), float(psnr((levels - x).square().mean()))))
         means = np.mean(figures, 0)
@@ -89,18 +143,30 @@ def rate_distortion(
     return rows
 
 
-def write_plot(model: CodecVAE, pictures: Sequence[npt.NDArray[np.uint8]], path: Path) -> None:
-    """Rate-distortion curve of the model on held-out pictures as a PNG."""
-    import matplotlib
-
+def write_plot(model: CodecVAE, pictures: Sequence[npt.NDArray[np.uint8]], path: Path) -> bool:
+    """Rate-distortion curve of the model on the pictures' middles as a PNG; False, with a note, without matplotlib."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        click.echo(f"vaert: warning: no {path.name}: it needs matplotlib: pip install 'vaert[eval]'", err=True)
+        return False
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = rate_distortion(model, pictures, [float(q) for q in np.linspace(QUALITY_MIN, QUALITY_MAX, 12)])
+    parts = [_middle(picture) for picture in pictures]
+    rows = rate_distortion(model, parts, [float(q) for q in np.linspace(QUALITY_MIN, QUALITY_MAX, 12)])
     figure, axes = pyplot.subplots(figsize=(6, 4), dpi=120)
     axes.plot(*zip(*rows, strict=True), marker="o")
-    axes.set(xlabel="bits per pixel", ylabel="PSNR, dB", title=f"{len(pictures)} held-out pictures")
+    axes.set(xlabel="bits per pixel", ylabel="PSNR, dB", title=f"rate and distortion, {len(parts)} pictures")
     axes.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(path)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
     pyplot.close(figure)
+    write_atomic(path, buffer.getvalue(), force=True)
+    return True
+
+
+def _middle(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    top, left = (max(0, side - PLOT_SIZE) // 2 for side in pixels.shape[:2])
+    return pixels[top : top + PLOT_SIZE, left : left + PLOT_SIZE]

@@ -34,7 +34,9 @@ class Manifest:
     size_multiple: int  # graphs take heights and widths that are multiples of this
     latent_stride: int
     hyper_stride: int
-    halo: Mapping[str, int]  # how far outside a tile the encoder, hyper_encoder and decoder look, multiples of size_multiple
+    halo: Mapping[
+        str, int
+    ]  # how far outside a tile the encoder, hyper_encoder and decoder look, multiples of size_multiple
     graphs: Mapping[str, Mapping[str, Any]]  # graph name -> inputs and outputs: name, type, shape
     rates: Mapping[str, Any]  # measured: quality -> bits per pixel and PSNR, and on what
     training: Mapping[str, Any]
@@ -53,7 +55,9 @@ class Manifest:
         try:
             raw = json.loads(text)
             if raw["version"] != FORMAT:
-                raise ModelError(f"package format {raw['version']} is not {FORMAT}: it belongs to another vaert version")
+                raise ModelError(
+                    f"package format {raw['version']} is not {FORMAT}: it belongs to another vaert version"
+                )
             raw["model_id"] = int(raw["model_id"], 16)
             unknown = set(raw) - {f.name for f in fields(Manifest)}
             if unknown or any(not re.fullmatch(r"[\w.-]+", name) for name in raw["files"]):
@@ -91,9 +95,13 @@ class Package:
         try:
             data = (self.path / name).read_bytes()
         except OSError as error:
-            raise ModelError(f"{self.path / name} cannot be read ({error.strerror}); install the package again") from error
+            raise ModelError(
+                f"{self.path / name} cannot be read ({error.strerror}); install the package again"
+            ) from error
         if hashlib.sha256(data).hexdigest() != wanted:
-            raise ModelError(f"{self.path / name} is damaged: its SHA-256 is not the manifest's; install the package again")
+            raise ModelError(
+                f"{self.path / name} is damaged: its SHA-256 is not the manifest's; install the package again"
+            )
         return data
 
     def tables(self) -> Tables:
@@ -117,7 +125,9 @@ def find_package(model: str | os.PathLike[str]) -> Package:
         return Package.open(BUNDLED / model)
     if (Path(model) / MANIFEST).is_file():
         return Package.open(model)
-    raise ModelError(f"no model {str(model)!r}: give a package folder or one of {', '.join(bundled_models()) or 'none'}")
+    raise ModelError(
+        f"no model {str(model)!r}: give a package folder or one of {', '.join(bundled_models()) or 'none'}"
+    )
 
 
 def find_by_id(model_id: int) -> Package:
@@ -126,4 +136,6 @@ def find_by_id(model_id: int) -> Package:
         package = Package.open(BUNDLED / name)
         if package.manifest.model_id == model_id:
             return package
-    raise ModelError(f"the file was made by model {model_id:016x}, which is not installed; name its package with --model")
+    raise ModelError(
+        f"the file was made by model {model_id:016x}, which is not installed; name its package with --model"
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from vaert.package import Package
@@ -17,7 +16,7 @@ Named = Mapping[str, Array]
 class Runner(Protocol):
     """One loaded graph."""
 
-    def run(self, inputs: Named) -> dict[str, npt.NDArray[np.generic]]:
+    def run(self, inputs: Named) -> dict[str, Array]:
         """C-contiguous arrays by input name, with the manifest's types and shapes, to new arrays by output name.
 
         BackendError if the engine fails.

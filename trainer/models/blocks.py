@@ -30,8 +30,10 @@ class Block(nn.Module):
                 nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Both branches, one after the other."""
         x = x + self.mix_out(self.depthwise(F.leaky_relu(self.mix_in(x), 0.01)))
-        return x + self.project(self.value(x) * F.hardsigmoid(self.gate(x)))
+        y: Tensor = x + self.project(self.value(x) * F.hardsigmoid(self.gate(x)))
+        return y
 
 
 class _Round(torch.autograd.Function):
@@ -56,13 +58,13 @@ class _Floor(torch.autograd.Function):
 
 def round_st(x: Tensor) -> Tensor:
     """Round to nearest even; the gradient passes straight through."""
-    y: Tensor = _Round.apply(x)
+    y: Tensor = _Round.apply(x)  # type: ignore[no-untyped-call]
     return y
 
 
 def floor_st(x: Tensor) -> Tensor:
     """Round down; the gradient passes straight through."""
-    y: Tensor = _Floor.apply(x)
+    y: Tensor = _Floor.apply(x)  # type: ignore[no-untyped-call]
     return y
 
 

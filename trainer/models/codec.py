@@ -30,7 +30,7 @@ class CodecConfig:
     """Shape of one codec. `fast`, `base` and `hq` differ in nothing else."""
 
     channels: int = 96  # C, at 1/8
-    latents: int = 192  # M, at 1/16
+    latents: int = 320  # M, at 1/16: high rates need the dimensions, zeros cost next to nothing
     hyper: int = 64  # H, at 1/64
     hidden: int = 128  # E, prior
     mix: int = 192  # prior, before the outputs
@@ -44,8 +44,8 @@ class CodecConfig:
 
 PROFILES = {
     "fast": CodecConfig(),
-    "base": CodecConfig(channels=192, latents=256, hyper=96, hidden=160, mix=256, encoder_blocks=3, decoder_blocks=4),
-    "hq": CodecConfig(channels=352, latents=256, hyper=128, hidden=192, mix=320, encoder_blocks=6, decoder_blocks=7),
+    "base": CodecConfig(channels=192, latents=320, hyper=96, hidden=160, mix=256, encoder_blocks=3, decoder_blocks=4),
+    "hq": CodecConfig(channels=352, latents=320, hyper=128, hidden=192, mix=320, encoder_blocks=6, decoder_blocks=7),
 }
 
 
@@ -59,7 +59,7 @@ def gaussian_bits(v: Tensor, scale: Tensor) -> Tensor:
 
 
 class HyperLatentDensity(nn.Module):
-    """p(z): one mixture of three logistic distributions per channel (z scales with quality, so one bell does not fit)."""
+    """p(z): a mixture of three logistic distributions per channel; z scales with quality, so one bell does not fit."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -90,6 +90,7 @@ class Analysis(nn.Module):
         self.last = Block(c.latents, 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Latents of pixels."""
         y: Tensor = self.last(self.down(self.blocks(self.embed(x))))
         return y
 
@@ -105,6 +106,7 @@ class Synthesis(nn.Module):
         self.unembed = nn.Conv2d(c.channels, 192, 1)
 
     def forward(self, y: Tensor) -> Tensor:
+        """Pixels of latents."""
         x = self.blocks(F.pixel_shuffle(self.up(self.first(y)), 2))
         return F.pixel_shuffle(self.unembed(x), 8)
 
@@ -118,7 +120,9 @@ class HyperAnalysis(nn.Module):
         self.second = nn.Conv2d(c.hyper, c.hyper, 3, 2, 1)
 
     def forward(self, y: Tensor) -> Tensor:
-        return self.second(F.leaky_relu(self.first(y), 0.01))
+        """Hyper-latents of scaled latents."""
+        z: Tensor = self.second(F.leaky_relu(self.first(y), 0.01))
+        return z
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,8 @@ class CodecVAE(nn.Module):
         self.density = HyperLatentDensity(config.hyper)
         self.prior = ExactPrior(latents=config.latents, hyper=config.hyper, hidden=config.hidden, mix=config.mix)
         lambdas = self.lagrange(torch.linspace(QUALITY_MIN, QUALITY_MAX, config.anchors))
-        # High-rate theory: D = step^2 / 12 and dR/dD = -lambda give step ~ lambda^-1/2; 75 is measured for one picture set.
+        # High-rate theory: D = step^2 / 12 and dR/dD = -lambda give step ~ lambda^-1/2; 75 was measured on one set of
+        # pictures.
         log_gain = torch.log(75 * torch.sqrt(lambdas))[:, None].repeat(1, config.latents)
         self.log_gain, self.log_inverse_gain = nn.Parameter(log_gain), nn.Parameter(-log_gain)
         self._warm_start()
@@ -182,7 +187,7 @@ class CodecVAE(nn.Module):
         return mix[0][:, :, None, None], mix[1][:, :, None, None]
 
     def rate(self, y: Tensor, z: Tensor, noise: Tensor | None) -> Rate:
-        """Quantise scaled latents (N, M, h, w) given integers z; with uniform noise the rate is its differentiable proxy."""
+        """Quantise scaled latents (N, M, h, w) given integers z; with uniform noise the rate is differentiable."""
         features = pack(self.prior.hyper_features(z))
         halves, noises = pack(y), pack(noise) if noise is not None else (None, None)
         seen, bits0 = self._half(halves[0], self.prior.anchor_moments(features[0]), noises[0])

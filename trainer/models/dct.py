@@ -20,9 +20,10 @@ def dct_matrix(n: int) -> Matrix:
 
 
 def colour_basis() -> Matrix:
-    """Orthonormal rows luma, blue difference, red difference over RGB, (3, 3): Gram-Schmidt of grey and BT.601 Cb, Cr."""
+    """Orthonormal rows luma, blue and red difference over RGB, (3, 3): Gram-Schmidt of grey and BT.601 Cb, Cr."""
     rows: list[npt.NDArray[np.float64]] = []
-    for v in np.array([[1.0, 1.0, 1.0], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]]):
+    for start in np.array([[1.0, 1.0, 1.0], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]]):
+        v = start
         for u in rows:
             v = v - u * (u @ v)
         rows.append(v / np.linalg.norm(v))

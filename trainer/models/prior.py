@@ -1,8 +1,8 @@
 """The exact prior: from hyper-latents and already decoded latents to a mean and a scale index per latent, in integers.
 
-Each layer is a 1x1 layer. It is trained in float first; `ExactPrior.freeze` then fixes scales and shifts from the ranges
-seen so far, and from there on the forward pass simulates the integers with straight-through gradients: what was trained
-is what ships. Carried in float32 the integers are exact on every engine because no sum can reach 2^24
+Each layer is a 1x1 layer. It is trained in float first; `ExactPrior.freeze` then fixes scales and shifts from the
+ranges seen so far, and from there on the forward pass simulates the integers with straight-through gradients: what was
+trained is what ships. Carried in float32 the integers are exact on every engine because no sum can reach 2^24
 (`vaert.export.bounds` proves it from the weights). After Balle, Johnston & Minnen, "Integer Networks for Data
 Compression with Latent-Variable Models", ICLR 2019.
 """
@@ -25,6 +25,7 @@ SCALES = 64  # scale indices; index 0 is "not coded"
 SCALE_MIN, SCALE_MAX = 0.11, 200.0  # standard deviations, in latent units
 LOG_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALES - 1)
 SIXTEENTHS = 16.0  # means are given in sixteenths of a latent unit
+FLOAT_MAX = 10.0  # float activations are kept in a range that 8 bits resolve; unbounded, some layers reached 56
 HIDDEN_MAX, WEIGHT_MAX, CONTEXT_MAX, MEAN_MAX = 255, 127, 127, 1 << 15
 BIAS_MAX = 1 << 22  # leaves the products 3/4 of the 2^24 that float32 holds exactly
 SHIFT_MAX = 14
@@ -81,9 +82,10 @@ class PriorLayer(nn.Module):
         return clamp_st(weight, -WEIGHT_MAX, WEIGHT_MAX), clamp_st(bias, -BIAS_MAX, BIAS_MAX)
 
     def forward(self, a: Tensor) -> Tensor:
+        """Float or integer activations, as `integer` says."""
         if not self.integer:
             y = F.conv2d(a, self.weight, self.bias)
-            y = F.relu(y) if self.hidden else y
+            y = clamp_st(y, 0, FLOAT_MAX) if self.hidden else y
             if self.observing:
                 sample = y.detach().flatten()[::7][:200_000]
                 self.peak.copy_(torch.maximum(self.peak * 0.99, torch.quantile(sample, 0.9995)))
@@ -132,7 +134,7 @@ def unpack(anchors: Tensor, rest: Tensor) -> Tensor:
 
 
 def neighbours(anchors: Tensor) -> Tensor:
-    """The anchors above, below, left and right of each of the rest, zero outside: (N, C, H, W / 2) -> (N, 4 C, H, W / 2)."""
+    """Anchors above, below, left, right of each of the rest, zero outside: (N, C, H, W / 2) -> (N, 4 C, H, W / 2)."""
     n, c, h, w = anchors.shape
     p = F.pad(anchors, (1, 1, 1, 1))
     above, below = p[:, :, :-2, 1:-1], p[:, :, 2:, 1:-1]
@@ -163,7 +165,7 @@ class ExactPrior(nn.Module):
         self.register_buffer("context_peak", torch.zeros(m))  # latent units
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool))
         self.integer = False
-        self.register_load_state_dict_post_hook(lambda module, _: module._sync())
+        self.register_load_state_dict_post_hook(lambda module, _: module._sync())  # type: ignore[no-untyped-call]
 
     def layers(self) -> dict[str, PriorLayer]:
         """The layers by name, in order of evaluation."""
@@ -179,6 +181,11 @@ class ExactPrior(nn.Module):
         for layer in self.layers().values():
             layer.observing = on
 
+    @property
+    def observing(self) -> bool:
+        """Whether ranges are being recorded."""
+        return self.near.observing
+
     def peaks(self) -> list[Tensor]:
         """The recorded ranges, for processes that each saw their own pictures."""
         return [self.context_peak, *(layer.peak for layer in self.layers().values())]
@@ -186,7 +193,9 @@ class ExactPrior(nn.Module):
     @torch.no_grad()
     def freeze(self) -> None:
         """Turn the trained float prior into integers; ranges must have been observed."""
-        scale = {n: HIDDEN_MAX / (1.1 * layer.peak.clamp_min(1e-3)) for n, layer in self.layers().items() if layer.hidden}
+        scale = {
+            n: HIDDEN_MAX / (1.1 * layer.peak.clamp_min(1e-3)) for n, layer in self.layers().items() if layer.hidden
+        }
         scale["h2"] = scale["near"] = torch.minimum(scale["h2"], scale["near"])  # concatenated: one scale
         extra = torch.ceil(torch.log2(self.context_peak.clamp_min(1) / CONTEXT_MAX)).clamp_min(0)
         self.context_shift.copy_(4 + extra)

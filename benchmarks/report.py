@@ -1,0 +1,160 @@
+"""Write docs/results.md from the JSON files in benchmarks/results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks._machine import ROOT, verdict
+from vaert.atomic import write_atomic
+
+ORDER = ("rate_distortion", "targets", "latency", "peers", "memory", "exactness")
+METHOD = (
+    "BD-rate: PCHIP of log(bpp) over PSNR, over the PSNRs at which the measured JPEG spends 0.25 to 1.5 bpp. "
+    "Published curves are means over the 24 Kodak images."
+)
+INTRODUCTION = """# Results
+
+Measured by the scripts in `benchmarks/`; this page is written by `python -m benchmarks.report` from their JSON files in
+`benchmarks/results/`, and never by hand. Each section names its command (of paths outside the checkout only the last
+part), machine and versions. A figure is reported only if the same run proved its outputs correct.
+"""
+
+
+def main() -> int:
+    """Read the results, write the page."""
+    options = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    options.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of JSON files")
+    options.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md", help="page to write")
+    given = options.parse_args()
+    records = [json.loads(path.read_text("utf-8")) for path in sorted(given.results.glob("*.json"))]
+    if not records:
+        raise SystemExit(f"{given.results} holds no results: run the benchmarks first")
+    records.sort(key=lambda r: (ORDER.index(r["benchmark"]) if r["benchmark"] in ORDER else len(ORDER), r["benchmark"]))
+    write_atomic(given.out, page(records).encode(), force=True)
+    print(f"{given.out}: {len(records)} benchmarks")
+    return 0
+
+
+def page(records: list[dict[str, Any]]) -> str:
+    """The whole page as Markdown."""
+    parts = [INTRODUCTION, "## Bars\n"]
+    rows = [
+        (f"[{r['benchmark']}](#{r['benchmark']})", b["what"], b["bar"], b["measured"], verdict(b["met"]))
+        for r in records
+        for b in r["bars"]
+    ]
+    parts.append(table(("benchmark", "what", "bar", "measured", ""), rows))
+    for record in records:
+        parts += section(record)
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def section(record: dict[str, Any]) -> Iterator[str]:
+    """One benchmark: question, command, machine, then what is particular to it."""
+    facts = record["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    load = ", ".join(map(str, facts["load_average"]))
+    yield f"## {record['benchmark']}\n"
+    yield f"{record['question']}\n"
+    yield f"```\n{record['command']}\n```\n"
+    yield (
+        f"{facts['cpu']}, {facts['cores']} cores, load average at the start {load}; {facts['system']}, Python "
+        f"{facts['python']}, {versions}; commit {facts['commit'] or 'unknown'}.\n"
+    )
+    model = record["results"].get("model")
+    if model:
+        training = ", ".join(f"{key} {value}" for key, value in model["training"].items() if key in ("steps", "hours"))
+        yield f"Model: {model['name']} ({model['model_id']}{', ' + training if training else ''}).\n"
+    detail = DETAILS.get(record["benchmark"])
+    if detail is not None:
+        yield from detail(record["results"])
+
+
+def rate_distortion(results: dict[str, Any]) -> Iterator[str]:
+    """BD-rates, then the points of the curve."""
+    yield "![Rate-distortion curves](images/rd.png)\n"
+    yield f"Means over {results['images']} images; rates are those of whole files. {METHOD}\n"
+    rows = [
+        (
+            c["reference"],
+            "measured here" if c["measured"] else "published",
+            "" if c["percent"] is None else f"{c['percent']:+.1f} %",
+            "" if c["percent"] is None else f"{c['low']:.2f} to {c['high']:.2f} dB",
+            c["remark"],
+        )
+        for c in results["bd_rates"]
+    ]
+    yield table(("against", "curve", "BD-rate", "over", "remark"), rows)
+    points = [
+        (f"{p['quality']:g}", f"{p['bpp']:.3f}", f"{p['psnr']:.2f}", similarity(p["ms_ssim"]))
+        for p in results["points"]
+    ]
+    yield table(("quality", "bpp", "PSNR (dB)", "MS-SSIM"), points)
+
+
+def similarity(ms_ssim: float | None) -> str:
+    """MS-SSIM, or nothing for images too small for it."""
+    return "" if ms_ssim is None else f"{ms_ssim:.4f}"
+
+
+def latency(results: dict[str, Any]) -> Iterator[str]:
+    """All times."""
+    size = f"{results['width']}x{results['height']}, quality {results['quality']:g}, {results['bytes']} bytes"
+    yield f"{results['image']}, {size}, {results['psnr_db']:.2f} dB, {results['threads']} threads.\n"
+    warm = [(f"warm {name}", t, results["parts"].get(name, "the whole call")) for name, t in results["warm"].items()]
+    cold = [(f"cold {name}", t, "the whole process") for name, t in results["cold"].items()]
+    yield times([*warm, *cold])
+
+
+def peers(results: dict[str, Any]) -> Iterator[str]:
+    """Both sides' times."""
+    peer = results["peer"]
+    versions = ", ".join(f"{name} {number}" for name, number in peer["versions"].items())
+    yield f"{results['image']}, {results['threads']} threads each, rounds of both in turn. {results['remark']}.\n"
+    yield f"The peer is {peer['network']}, quality {peer['quality']}, {peer['weights']} weights ({versions}).\n"
+    yield times([(name, t, "") for name, t in results["times"].items()])
+
+
+def memory(results: dict[str, Any]) -> Iterator[str]:
+    """What was compressed."""
+    reached = f"{results['bpp']:.3f} bpp, every band of rows at {results['psnr_db']:.2f} dB or better"
+    yield f"{results['input']}, quality {results['quality']:g}: {reached}.\n"
+
+
+def exactness(results: dict[str, Any]) -> Iterator[str]:
+    """Differences per decoder."""
+    qualities = ", ".join(f"{quality:g}" for quality in results["qualities"])
+    count = results["latents_each_decoder"]
+    yield f"{results['files']} files (qualities {qualities}), {count} latents for each decoder.\n"
+    rows = [(name, str(count)) for name, count in results["different_latents"].items()]
+    yield table(("decoder", "latents that differ"), rows)
+    t = results["tiling"]
+    yield f"Tiles: {t['width']}x{t['height']} pixels in {t['groups']} groups, tiles of {t['tile']} against none.\n"
+
+
+def times(rows: Sequence[tuple[str, dict[str, Any], str]]) -> str:
+    """A table of timings in milliseconds."""
+    shown = [(name, f"{t['p50_ms']:.1f}", f"{t['p95_ms']:.1f}", str(t["runs"]), note) for name, t, note in rows]
+    return table(("", "median (ms)", "p95 (ms)", "runs", ""), shown)
+
+
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+DETAILS = {
+    "rate_distortion": rate_distortion,
+    "latency": latency,
+    "peers": peers,
+    "memory": memory,
+    "exactness": exactness,
+}
+
+if __name__ == "__main__":
+    raise SystemExit(main())
