@@ -55,7 +55,7 @@ class Tables:
                 arrays = {name: raw[name] for name in raw.files}
             scale = tuple(np.split(arrays["scale"], np.cumsum(arrays["scale_sizes"])[:-1]))
             tables = Tables(arrays["hyper"], scale, arrays["log_gain"], arrays["log_inverse_gain"])
-        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ModelError(f"tables.npz is damaged ({error}); install the package again") from error
         for table in (*tables.hyper, *tables.scale):
             if len(table) < 2 or int(table.min()) < 1 or int(table.sum(dtype=np.int64)) != TOTAL:

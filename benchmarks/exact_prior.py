@@ -1,0 +1,105 @@
+"""What do the prior's integers cost: one checkpoint, its prior once in integers and once in float, how many BD points?
+
+The float prior is the same trained network without rounding: weights, activations, means and scale indices stay real
+numbers, and every element is coded. Rates are the model's own (no files), so that nothing else differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks._machine import ROOT, Bar, finish
+from vaert.anchors import JPEG_OPTIONS, JPEG_QUALITIES, JPEG_RATES, mean_curve, pillow_rate_psnr
+from vaert.bd_rate import Curve, bd_rate, psnr_interval
+from vaert.evaluate import find_images, read_rgb
+from vaert.trainer.checkpoint import Checkpoint
+from vaert.trainer.models import prior as prior_module
+from vaert.trainer.models.prior import ExactPrior, Moments, PriorLayer, neighbours
+from vaert.trainer.report import rate_distortion
+
+NAME = "exact_prior"
+QUALITIES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0)
+BAR_POINTS = 1.0
+
+
+class FloatLayer(PriorLayer):
+    """A frozen layer's computation without its roundings and without the upper clamp."""
+
+    def forward(self, a: Tensor) -> Tensor:
+        """Real numbers on the integer scale."""
+        y = F.conv2d(a, self.weight * self.weight_scale, self.bias * self.bias_scale)
+        return F.relu(y) if self.hidden else y
+
+
+class FloatPrior(ExactPrior):
+    """A frozen prior's computation without its roundings; the context sees latents unclamped."""
+
+    def context_moments(self, features: Tensor, anchors: Tensor) -> Moments:
+        """As in `ExactPrior`, in real numbers."""
+        seen = anchors * torch.exp2(4 - self.context_shift)[None, :, None, None]
+        return self._moments(self.o1(self.a1(torch.cat([features, self.near(neighbours(seen))], 1))))
+
+
+def as_float(model: Any) -> None:
+    """Turn a loaded model's prior into its float twin, in place."""
+    model.prior.__class__ = FloatPrior
+    for layer in model.prior.layers().values():
+        layer.__class__ = FloatLayer
+
+
+def curve(name: str, rows: Sequence[tuple[float, float]]) -> Curve:
+    """A curve of (bpp, PSNR) rows."""
+    return Curve(name, tuple(r[0] for r in rows), tuple(r[1] for r in rows))
+
+
+def main() -> int:
+    """Measure both, compare each with JPEG."""
+    options = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description=__doc__)
+    options.add_argument("--checkpoint", type=Path, required=True, help="checkpoint.pt of a finished training")
+    options.add_argument("--images", type=Path, required=True, help="folder of pictures")
+    options.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / f"{NAME}.json", help="JSON file")
+    given = options.parse_args()
+    checkpoint = Checkpoint.load(given.checkpoint)
+    pictures = [read_rgb(path) for path in find_images(given.images)]
+    jpeg = mean_curve(
+        "JPEG", [[pillow_rate_psnr(p, "JPEG", quality=q, **JPEG_OPTIONS) for q in JPEG_QUALITIES] for p in pictures]
+    )
+    low, high, _ = psnr_interval(jpeg, *JPEG_RATES)
+    rates = {}
+    for kind in ("integer", "float"):
+        model = checkpoint.ema_model()
+        if not model.prior.integer:
+            raise SystemExit(f"{given.checkpoint} has no integer prior yet")
+        if kind == "float":
+            as_float(model)
+        rates[kind] = curve(kind, rate_distortion(model, pictures, QUALITIES))
+        print(kind, [f"{b:.4f} {p:.3f}" for b, p in zip(rates[kind].bpp, rates[kind].psnr, strict=True)], flush=True)
+    against = {kind: bd_rate(jpeg, found, interval=(low, high)).percent for kind, found in rates.items()}
+    lost = against["integer"] - against["float"]
+    bar = Bar(
+        "float against integer prior, same checkpoint", "at most 1 BD point lost", f"{lost:+.2f}", lost <= BAR_POINTS
+    )
+    return finish(
+        NAME,
+        given.out,
+        results={
+            "images": len(pictures),
+            "bd_rate_against_jpeg_percent": {kind: round(value, 2) for kind, value in against.items()},
+            "points": {
+                k: [[round(b, 4), round(p, 3)] for b, p in zip(c.bpp, c.psnr, strict=True)] for k, c in rates.items()
+            },
+            "scale_indices": prior_module.SCALES,
+        },
+        bars=[bar],
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
