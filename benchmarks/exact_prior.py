@@ -1,7 +1,8 @@
 """What do the prior's integers cost: one checkpoint, its prior once in integers and once in float, how many BD points?
 
 The float prior is the same trained network without rounding: weights, activations, means and scale indices stay real
-numbers, and every element is coded. Rates are the model's own (no files), so that nothing else differs.
+numbers, and every element is coded. Rates are the model's own (no files), so that nothing else differs. Also: how many
+elements are not coded because their scale index is 0, and what that costs against coding them too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,8 +23,9 @@ from vaert.anchors import JPEG_OPTIONS, JPEG_QUALITIES, JPEG_RATES, mean_curve, 
 from vaert.bd_rate import Curve, bd_rate, psnr_interval
 from vaert.evaluate import find_images, read_rgb
 from vaert.trainer.checkpoint import Checkpoint
-from vaert.trainer.models import prior as prior_module
-from vaert.trainer.models.prior import ExactPrior, Moments, PriorLayer, neighbours
+from vaert.trainer.models.blocks import round_st
+from vaert.trainer.models.codec import CodecVAE, gaussian_bits
+from vaert.trainer.models.prior import ExactPrior, Moments, PriorLayer, neighbours, scale_of
 from vaert.trainer.report import rate_distortion
 
 NAME = "exact_prior"
@@ -45,6 +49,28 @@ class FloatPrior(ExactPrior):
         """As in `ExactPrior`, in real numbers."""
         seen = anchors * torch.exp2(4 - self.context_shift)[None, :, None, None]
         return self._moments(self.o1(self.a1(torch.cat([features, self.near(neighbours(seen))], 1))))
+
+
+class EverythingCoded(CodecVAE):
+    """The codec with elements of scale index 0 coded like all others; counts them in `skipped`, per quality."""
+
+    skipped: list[list[float]]
+
+    def _half(self, y: Tensor, p: Moments, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        self.skipped[-1].append(float((p.index < 1).float().mean()))
+        rounded = round_st(y - p.mean)
+        return rounded + p.mean, gaussian_bits(rounded, scale_of(p.index))
+
+
+def everything_coded(model: CodecVAE, pictures: Sequence[npt.NDArray[np.uint8]]) -> tuple[Curve, list[float]]:
+    """The curve without skipping, and the share of skipped elements per quality."""
+    model.__class__ = EverythingCoded
+    assert isinstance(model, EverythingCoded)
+    model.skipped, rows = [], []
+    for quality in QUALITIES:
+        model.skipped.append([])
+        rows += rate_distortion(model, pictures, [quality])
+    return curve("everything coded", rows), [float(np.mean(shares)) for shares in model.skipped]
 
 
 def as_float(model: Any) -> None:
@@ -81,6 +107,7 @@ def main() -> int:
             as_float(model)
         rates[kind] = curve(kind, rate_distortion(model, pictures, QUALITIES))
         print(kind, [f"{b:.4f} {p:.3f}" for b, p in zip(rates[kind].bpp, rates[kind].psnr, strict=True)], flush=True)
+    rates["everything coded"], shares = everything_coded(checkpoint.ema_model(), pictures)
     against = {kind: bd_rate(jpeg, found, interval=(low, high)).percent for kind, found in rates.items()}
     lost = against["integer"] - against["float"]
     bar = Bar(
@@ -95,7 +122,7 @@ def main() -> int:
             "points": {
                 k: [[round(b, 4), round(p, 3)] for b, p in zip(c.bpp, c.psnr, strict=True)] for k, c in rates.items()
             },
-            "scale_indices": prior_module.SCALES,
+            "share_not_coded": {f"{q:g}": round(share, 4) for q, share in zip(QUALITIES, shares, strict=True)},
         },
         bars=[bar],
     )

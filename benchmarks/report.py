@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks._machine import ROOT, verdict
 from vaert.atomic import write_atomic
 
-ORDER = ("rate_distortion", "targets", "latency", "peers", "memory", "exactness")
+ORDER = ("rate_distortion", "exact_prior", "targets", "latency", "peers", "memory", "exactness")
 METHOD = (
     "BD-rate: PCHIP of log(bpp) over PSNR, over the PSNRs at which the measured JPEG spends 0.25 to 1.5 bpp. "
     "Published curves are means over the 24 Kodak images."
@@ -101,6 +101,21 @@ def similarity(ms_ssim: float | None) -> str:
     return "" if ms_ssim is None else f"{ms_ssim:.4f}"
 
 
+def exact_prior(results: dict[str, Any]) -> Iterator[str]:
+    """BD-rates of the variants, then their points."""
+    variants = results["bd_rate_against_jpeg_percent"]
+    yield f"Means over {results['images']} images; rates by the model's own count.\n"
+    yield table(("prior", "BD-rate against JPEG"), [(name, f"{value:+.2f} %") for name, value in variants.items()])
+    rows = [
+        (quality, f"{100 * share:.1f} %", *(f"{r:.4f} / {p:.2f}" for r, p in points))
+        for (quality, share), points in zip(
+            results["share_not_coded"].items(), zip(*results["points"].values(), strict=True), strict=True
+        )
+    ]
+    names = tuple(f"{name}, bpp / dB" for name in results["points"])
+    yield table(("quality", "elements not coded", *names), rows)
+
+
 def latency(results: dict[str, Any]) -> Iterator[str]:
     """All times."""
     size = f"{results['width']}x{results['height']}, quality {results['quality']:g}, {results['bytes']} bytes"
@@ -150,6 +165,7 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 DETAILS = {
     "rate_distortion": rate_distortion,
+    "exact_prior": exact_prior,
     "latency": latency,
     "peers": peers,
     "memory": memory,

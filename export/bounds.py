@@ -50,8 +50,8 @@ def prove(layers: Mapping[str, IntegerLayer]) -> tuple[Bound, ...]:
         operand = max(INPUT_MAX[name], int(np.abs(layer.weight.astype(np.int64)).max()))
         if sums[row] >= LIMIT or operand > OPERAND_LIMIT:
             raise ModelError(
-                f"prior layer {name}, row {row}: sums reach {int(sums[row])} with operands up to {operand}; float32 "
-                f"is exact only below {LIMIT} and {OPERAND_LIMIT}; train with smaller weights or fewer inputs"
+                f"prior layer {name}, row {row}: sums can reach {int(sums[row])} with operands up to {operand}; "
+                f"float32 is exact only below {LIMIT} and {OPERAND_LIMIT}; train with smaller weights or fewer inputs"
             )
         bounds.append(Bound(name, int(sums[row])))
     return tuple(bounds)

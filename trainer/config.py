@@ -16,7 +16,7 @@ class Stage:
 
 
 # Many small steps first, larger batches and crops later: measured, see docs/training.md.
-CODEC_STAGES = (Stage(0.0, 4, 128), Stage(0.35, 8, 128), Stage(0.75, 8, 192))
+CODEC_STAGES = (Stage(0.0, 4, 128), Stage(0.25, 8, 128), Stage(0.8, 8, 192))
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class TrainConfig:
     steps: int = 20_000
     seed: int = 0
     stages: tuple[Stage, ...] = CODEC_STAGES
-    learning_rate: float = 1.5e-3
-    final_learning_rate: float = 2e-5
+    learning_rate: float = 7e-4
+    final_learning_rate: float = 1e-5
     warmup: int = 200  # steps
     clip: float = 1.0  # largest gradient norm
     ema: float = 0.999
     amp: bool = False  # transforms in bfloat16 where the machine has fast bfloat16; the prior always stays float32
-    amp_until: float = 0.9  # fraction of the run after which everything is float32
+    amp_until: float = 0.93  # fraction of the run after which everything is float32
     observe: float = 0.6  # fraction of the run from which activation ranges are recorded
     freeze: float = 0.667  # fraction at which the prior becomes integer
     checkpoint_seconds: float = 180.0

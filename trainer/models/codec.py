@@ -203,10 +203,6 @@ class CodecVAE(nn.Module):
             rounded, bits = rounded * coded, bits * coded
         return rounded + p.mean, bits
 
-    def hyper_latents(self, y: Tensor) -> Tensor:
-        """Rounded hyper-latents of scaled latents, straight-through, (N, M, h, w) -> (N, hyper, h / 4, w / 4)."""
-        return clamp_st(round_st(self.hyper_analysis(y)), -HYPER_MAX, HYPER_MAX)
-
     def forward(self, x: Tensor, quality: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Pixels in -1/2..1/2, (N, 3, H, W), and qualities, (N,), to reconstruction and bits per pixel, (N,).
 
