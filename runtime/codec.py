@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,11 +38,15 @@ class Analysed:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A picture quantised at one quality, with all that its file needs but the entropy coding."""
+    """A picture at one quality, with all that its file needs but the entropy coding.
+
+    `groups` quantises the groups anew, one after the other, each time it is called: keeping them all would take ten
+    times the memory of the picture.
+    """
 
     quality_u16: int
     hyper: npt.NDArray[np.int8]  # (h / 4, w / 4, hyper)
-    groups: tuple[Quantised, ...]
+    groups: Callable[[], Iterator[Quantised]]
 
 
 class Codec:
@@ -125,18 +129,20 @@ class Codec:
         return Analysed(colour, channels, alpha, self._networks.analyse(colour))
 
     def attempt(self, picture: Analysed, quality_u16: int) -> Attempt:
-        """Quantise at one quality, without coding."""
+        """Choose a quality: hyper-latents, and how to quantise the groups given them."""
         gain, _ = self._tables.gains(quality_u16 / QUALITY_STEPS)
         z = self._networks.hyper_analyse(picture.latents, gain)
-        groups = []
-        for rows, columns in self._groups(*picture.colour.shape[:2]):
-            y = picture.latents[None, rows, columns] * gain
-            groups.append(self._prior.quantise(y, _hyper_of(z, rows, columns)))
-        return Attempt(quality_u16, z, tuple(groups))
+
+        def groups() -> Iterator[Quantised]:
+            for rows, columns in self._groups(*picture.colour.shape[:2]):
+                y = picture.latents[None, rows, columns] * gain
+                yield self._prior.quantise(y, _hyper_of(z, rows, columns))
+
+        return Attempt(quality_u16, z, groups)
 
     def bits(self, attempt: Attempt) -> float:
         """What the symbols of an attempt cost, from the tables, without coding."""
-        halves = (half for group in attempt.groups for half in group.halves)
+        halves = (half for group in attempt.groups() for half in group.halves)
         return self._coder.hyper_bits(attempt.hyper) + sum(map(self._coder.bits, halves))
 
     def write(self, picture: Analysed, attempt: Attempt) -> bytes:
@@ -147,7 +153,7 @@ class Codec:
         )
         hyper = self._coder.encode_hyper(attempt.hyper)
         latents = []
-        for number, group in enumerate(attempt.groups):
+        for number, group in enumerate(attempt.groups()):
             coded = self._coder.encode(group.halves)
             latents.append(Latents(number, coded.symbol_crc, coded.escapes, coded.words))
         return bitstream.write(Stream(header, Hyper(hyper.symbol_crc, hyper.words), tuple(latents), picture.alpha))
@@ -156,7 +162,7 @@ class Codec:
         """What a decoder on this backend will make of the attempt's file, without alpha."""
         height, width = picture.colour.shape[:2]
         s = self._empty_latents(height, width)
-        for (rows, columns), group in zip(self._groups(height, width), attempt.groups, strict=True):
+        for (rows, columns), group in zip(self._groups(height, width), attempt.groups(), strict=True):
             s[rows, columns] = group.latents[0]
         _, inverse = self._tables.gains(attempt.quality_u16 / QUALITY_STEPS)
         return _from_colour(self._networks.synthesise(s, inverse, height, width), picture.channels)

@@ -10,7 +10,7 @@ from functools import cache, lru_cache
 import numpy as np
 
 from vaert.errors import OptionError, TargetError
-from vaert.runtime.codec import QUALITY_STEPS, Analysed, Attempt, Codec
+from vaert.runtime.codec import QUALITY_STEPS, Analysed, Codec
 from vaert.tables import QUALITY_MAX, QUALITY_MIN
 
 LOWEST, HIGHEST = round(QUALITY_MIN * QUALITY_STEPS), round(QUALITY_MAX * QUALITY_STEPS)
@@ -66,24 +66,23 @@ def reach(codec: Codec, picture: Analysed, kind: str, target: float) -> bytes:
 def _reach_rate(codec: Codec, picture: Analysed, kind: str, target: float) -> bytes:
     """The largest file of at most that many bytes, or the one nearest to that many bits per pixel."""
 
-    @lru_cache(maxsize=2)
-    def attempt(quality: int) -> Attempt:
-        return codec.attempt(picture, quality)
-
     @lru_cache(maxsize=4)
     def file(quality: int) -> bytes:
-        return codec.write(picture, attempt(quality))
+        return codec.write(picture, codec.attempt(picture, quality))
+
+    def counted(quality: int) -> float:
+        return codec.bits(codec.attempt(picture, quality)) / 8
 
     unit = 1.0 if kind == "size" else 8 / _pixels(picture)
     # Counted bits and real bytes differ by a constant (headers, CRCs, alpha, coder state) but for rounding.
-    overhead = len(file(LOWEST)) - codec.bits(attempt(LOWEST)) / 8
+    overhead = len(file(LOWEST)) - counted(LOWEST)
     high = target if kind == "size" else target * (1 + TOLERANCE)
     goal = Goal(kind, target, target * (1 - TOLERANCE), high, side=-1 if kind == "size" else 0)
     small = _pixels(picture) <= SMALL
     quality = _search(
         lambda q: len(file(q)) * unit,
         goal,
-        estimate=lambda q: (codec.bits(attempt(q)) / 8 + overhead) * unit,
+        estimate=lambda q: (counted(q) + overhead) * unit,
         thorough=small,
     )
     return file(quality)
