@@ -79,8 +79,14 @@ def test_setup_cfg_maps_the_folders_and_holds_nothing_else(root: Path) -> None:
 
 
 def test_package_data_covers_every_file_that_is_not_source(root: Path) -> None:
-    patterns = options(root)["options.package_data"]["vaert"].split()
-    covered = {file for pattern in patterns for file in (root / "vaert").glob(pattern)}
+    listed = options(root)["options.package_data"]
+    folders = {"vaert": "vaert", **MAPPED}
+    covered = {
+        file
+        for package, patterns in listed.items()
+        for pattern in patterns.split()
+        for file in (root / folders[package]).glob(pattern)
+    }
     data = {
         file
         for folder in MAPPED.values()

@@ -125,7 +125,7 @@ def test_a_step_draws_the_same_again_and_every_part_of_its_key_matters() -> None
 
 def test_stages_begin_at_their_fraction_of_the_run() -> None:
     config = TrainConfig(steps=1000)
-    for step, expected in ((0, 0), (349, 0), (350, 1), (749, 1), (750, 2), (999, 2)):
+    for step, expected in ((0, 0), (249, 0), (250, 1), (799, 1), (800, 2), (999, 2)):
         assert config.stage(step) == CODEC_STAGES[expected]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -68,7 +70,25 @@ def floor_st(x: Tensor) -> Tensor:
     return y
 
 
+class _Clamp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.low, ctx.high = low, high
+        return torch.clamp(x, low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (x,), (g,) = ctx.saved_tensors, grads
+        inward = ~((x < ctx.low) & (g > 0) | (x > ctx.high) & (g < 0))
+        return g * inward, None, None
+
+
 def clamp_st(x: Tensor, low: float, high: float) -> Tensor:
-    """Clamp with a small slope outside, in the gradient only, so that what was clamped can come back."""
-    outside = (x < low) | (x > high)
-    return torch.clamp(x, low, high) + 0.01 * (x - x.detach()) * outside
+    """Clamp; outside, only gradients that pull back in pass.
+
+    What was clamped can thus come back, but is not driven further out: with a small slope outside instead, scale
+    indices of latents that are always zero ran away to -1000 and took the layers before them along.
+    """
+    y: Tensor = _Clamp.apply(x, low, high)
+    return y

@@ -85,14 +85,14 @@ class PriorLayer(nn.Module):
         """Float or integer activations, as `integer` says."""
         if not self.integer:
             y = F.conv2d(a, self.weight, self.bias)
-            y = clamp_st(y, 0, FLOAT_MAX) if self.hidden else y
+            y = clamp_st(F.relu(y), 0, FLOAT_MAX) if self.hidden else y
             if self.observing:
                 sample = y.detach().flatten()[::7][:200_000]
                 self.peak.copy_(torch.maximum(self.peak * 0.99, torch.quantile(sample, 0.9995)))
             return y
         weight, bias = self._integers()
         y = floor_st(F.conv2d(a, weight, bias) * torch.exp2(-self.shift)[None, :, None, None])
-        return clamp_st(y, 0, HIDDEN_MAX) if self.hidden else y
+        return clamp_st(F.relu(y), 0, HIDDEN_MAX) if self.hidden else y
 
     def export(self) -> IntegerLayer:
         """The integers of this layer."""
