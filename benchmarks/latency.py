@@ -83,7 +83,7 @@ def library(codec: Codec, picture: Pixels, *, runs: int) -> dict[str, Timing]:
             "decompress": lambda: codec.decompress(data),
             "analyse": lambda: codec.analyse(picture),
             "attempt": lambda: codec.attempt(analysed, step),
-            "write": "prior, rounding, entropy coding, container",
+            "write": lambda: codec.write(analysed, tried),
             "decode_latents": lambda: codec.decode_latents(bitstream.parse(data)),
         },
         runs=runs,

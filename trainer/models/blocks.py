@@ -90,5 +90,5 @@ def clamp_st(x: Tensor, low: float, high: float) -> Tensor:
     What was clamped can thus come back, but is not driven further out: with a small slope outside instead, scale
     indices of latents that are always zero ran away to -1000 and took the layers before them along.
     """
-    y: Tensor = _Clamp.apply(x, low, high)
+    y: Tensor = _Clamp.apply(x, low, high)  # type: ignore[no-untyped-call]
     return y
