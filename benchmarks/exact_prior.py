@@ -3,6 +3,8 @@
 The float prior is the same trained network without rounding: weights, activations, means and scale indices stay real
 numbers, and every element is coded. Rates are the model's own (no files), so that nothing else differs. Also: how many
 elements are not coded because their scale index is 0, and what that costs against coding them too.
+
+A checkpoint from before the integers (after ranges were recorded) is measured as it is, and converted without fine-tuning.
 """
 
 from __future__ import annotations
@@ -101,13 +103,16 @@ def main() -> int:
     rates = {}
     for kind in ("integer", "float"):
         model = checkpoint.ema_model()
-        if not model.prior.integer:
-            raise SystemExit(f"{given.checkpoint} has no integer prior yet")
-        if kind == "float":
+        if kind == "float" and model.prior.integer:
             as_float(model)
+        elif kind == "integer" and not model.prior.integer:
+            model.prior.freeze()
         rates[kind] = curve(kind, rate_distortion(model, pictures, QUALITIES))
         print(kind, [f"{b:.4f} {p:.3f}" for b, p in zip(rates[kind].bpp, rates[kind].psnr, strict=True)], flush=True)
-    rates["everything coded"], shares = everything_coded(checkpoint.ema_model(), pictures)
+    model = checkpoint.ema_model()
+    if not model.prior.integer:
+        model.prior.freeze()
+    rates["everything coded"], shares = everything_coded(model, pictures)
     against = {kind: bd_rate(jpeg, found, interval=(low, high)).percent for kind, found in rates.items()}
     lost = against["integer"] - against["float"]
     bar = Bar(

@@ -29,7 +29,7 @@ class TrainConfig:
     steps: int = 20_000
     seed: int = 0
     stages: tuple[Stage, ...] = CODEC_STAGES
-    learning_rate: float = 7e-4
+    learning_rate: float = 1e-3
     final_learning_rate: float = 1e-5
     warmup: int = 200  # steps
     clip: float = 1.0  # largest gradient norm
