@@ -4,7 +4,7 @@ The float prior is the same trained network without rounding: weights, activatio
 numbers, and every element is coded. Rates are the model's own (no files), so that nothing else differs. Also: how many
 elements are not coded because their scale index is 0, and what that costs against coding them too.
 
-A checkpoint from before the integers (after ranges were recorded) is measured as it is, and converted without fine-tuning.
+A checkpoint from before the integers, with ranges recorded, is measured as it is and converted without fine-tuning.
 """
 
 from __future__ import annotations
