@@ -12,6 +12,7 @@ from vaert.commands.report import STREAM, grouped, say, show_json, warn
 from vaert.errors import BitstreamError, ImageError, OptionError
 
 if TYPE_CHECKING:
+    from vaert.bitstream import Header
     from vaert.runtime.codec import Codec
 
 DEFAULT_MODEL = "fast"
@@ -79,21 +80,8 @@ def _encode(source: str, encoded: bytes, *, options: _Compress) -> tuple[bytes, 
         warn(f"{source}: {', '.join(picture.dropped)} not kept: a .vaert file holds pixels only")
     codec = _open_codec(options.model or DEFAULT_MODEL, threads=options.threads)
     data = codec.compress(picture.pixels, options.quality, bpp=options.bpp, size=options.size, psnr=options.psnr)
-    header = read_header(data)
-    pixels = header.width * header.height
-    facts: dict[str, object] = {
-        "width": header.width,
-        "height": header.height,
-        "channels": header.channels,
-        "pixels": pixels,
-        "bytes": len(data),
-        "bpp": 8 * len(data) / pixels,
-        "quality": header.quality,
-        "model": codec.package.manifest.name,
-        "model_id": f"{header.model_id:016x}",
-        "dropped": list(picture.dropped),
-    }
-    return data, facts
+    facts = _facts(read_header(data), codec, coded=len(data), written=len(data))
+    return data, {**facts, "dropped": list(picture.dropped)}
 
 
 @click.command()
@@ -137,20 +125,23 @@ def _decode(stream: bytes, *, ending: str, options: _Decompress) -> tuple[bytes,
     header = read_header(stream)
     codec = _open_codec(options.model or find_by_id(header.model_id).path, threads=options.threads)
     data = encode_image(codec.decompress(stream, max_pixels=options.max_pixels), format=ending)
+    return data, {**_facts(header, codec, coded=len(stream), written=len(data)), "format": ending}
+
+
+def _facts(header: "Header", codec: "Codec", *, coded: int, written: int) -> dict[str, object]:
+    """What both commands report; `coded` is the size of the .vaert file, `written` that of the output, in bytes."""
     pixels = header.width * header.height
-    facts: dict[str, object] = {
+    return {
         "width": header.width,
         "height": header.height,
         "channels": header.channels,
         "pixels": pixels,
-        "bytes": len(data),
-        "bpp": 8 * len(stream) / pixels,
+        "bytes": written,
+        "bpp": 8 * coded / pixels,
         "quality": header.quality,
         "model": codec.package.manifest.name,
         "model_id": f"{header.model_id:016x}",
-        "format": ending,
     }
-    return data, facts
 
 
 def _open_codec(model: str | Path, *, threads: int | None) -> "Codec":
