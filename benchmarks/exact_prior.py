@@ -4,7 +4,9 @@ The float prior is the same trained network without rounding: weights, activatio
 numbers, and every element is coded. Rates are the model's own (no files), so that nothing else differs. Also: how many
 elements are not coded because their scale index is 0, and what that costs against coding them too.
 
-A checkpoint from before the integers, with ranges recorded, is measured as it is and converted without fine-tuning.
+A checkpoint from before the integers, with ranges recorded, is measured as it is and converted without fine-tuning. A
+finished one was trained for its integers, so with --fine-tune both priors are first trained alike for some more steps,
+on the same frozen transforms.
 """
 
 from __future__ import annotations
@@ -25,14 +27,18 @@ from vaert.anchors import JPEG_OPTIONS, JPEG_QUALITIES, JPEG_RATES, mean_curve, 
 from vaert.bd_rate import Curve, bd_rate, psnr_interval
 from vaert.evaluate import find_images, read_rgb
 from vaert.trainer.checkpoint import Checkpoint
+from vaert.trainer.config import Stage
+from vaert.trainer.data import Pictures, draw
 from vaert.trainer.models.blocks import round_st
 from vaert.trainer.models.codec import CodecVAE, gaussian_bits
 from vaert.trainer.models.prior import ExactPrior, Moments, PriorLayer, neighbours, scale_of
+from vaert.trainer.objective import RateDistortion
 from vaert.trainer.report import rate_distortion
 
 NAME = "exact_prior"
 QUALITIES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0)
 BAR_POINTS = 1.0
+LEARNING_RATE = 3e-4
 
 
 class FloatLayer(PriorLayer):
@@ -87,11 +93,29 @@ def curve(name: str, rows: Sequence[tuple[float, float]]) -> Curve:
     return Curve(name, tuple(r[0] for r in rows), tuple(r[1] for r in rows))
 
 
+def fine_tune(model: CodecVAE, data: Sequence[Path], steps: int) -> None:
+    """Train the prior alone, transforms and gains frozen, with the learning rate going down to zero."""
+    pictures = Pictures.load(data)
+    model.requires_grad_(False)
+    model.prior.requires_grad_(True)
+    optimizer = torch.optim.Adam(model.prior.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98))
+    objective = RateDistortion(model)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / steps)
+        loss, _ = objective(*draw(pictures, Stage(0, 4, 128), (1, step, 0), torch.device("cpu")))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.prior.parameters(), 1.0)
+        optimizer.step()
+
+
 def main() -> int:
     """Measure both, compare each with JPEG."""
     options = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description=__doc__)
     options.add_argument("--checkpoint", type=Path, required=True, help="checkpoint.pt of a finished training")
     options.add_argument("--images", type=Path, required=True, help="folder of pictures")
+    options.add_argument("--fine-tune", type=int, default=0, metavar="STEPS", help="train both priors first")
+    options.add_argument("--data", type=Path, action="append", default=[], help="training pictures for --fine-tune")
     options.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / f"{NAME}.json", help="JSON file")
     given = options.parse_args()
     checkpoint = Checkpoint.load(given.checkpoint)
@@ -107,6 +131,8 @@ def main() -> int:
             as_float(model)
         elif kind == "integer" and not model.prior.integer:
             model.prior.freeze()
+        if given.fine_tune:
+            fine_tune(model, given.data, given.fine_tune)
         rates[kind] = curve(kind, rate_distortion(model, pictures, QUALITIES))
         print(kind, [f"{b:.4f} {p:.3f}" for b, p in zip(rates[kind].bpp, rates[kind].psnr, strict=True)], flush=True)
     model = checkpoint.ema_model()
@@ -123,6 +149,7 @@ def main() -> int:
         given.out,
         results={
             "images": len(pictures),
+            "fine_tuned_steps": given.fine_tune,
             "bd_rate_against_jpeg_percent": {kind: round(value, 2) for kind, value in against.items()},
             "points": {
                 k: [[round(b, 4), round(p, 3)] for b, p in zip(c.bpp, c.psnr, strict=True)] for k, c in rates.items()

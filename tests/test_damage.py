@@ -228,7 +228,13 @@ print(json.dumps([code, int(peak.split()[1]) * 1024, spent.ru_utime + spent.ru_s
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 @pytest.mark.parametrize(
     "name",
-    ["a thousand thousand thousand pixels", "many groups, no sections", "many groups, empty sections", "text", "bit"],
+    [
+        "a thousand thousand thousand pixels",
+        "several groups, one section",
+        "many groups, empty sections",
+        "text",
+        "bit",
+    ],
 )
 def test_refusal_takes_little_time_and_memory(files: dict[int, bytes], tmp_path: Path, name: str) -> None:
     if name == "bit":
