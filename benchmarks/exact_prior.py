@@ -1,8 +1,8 @@
 """What do the prior's integers cost: one checkpoint, its prior once in integers and once in float, how many BD points?
 
 The float prior is the same trained network without rounding: weights, activations, means and scale indices stay real
-numbers, and every element is coded. Rates are the model's own (no files), so that nothing else differs. Also: how many
-elements are not coded because their scale index is 0, and what that costs against coding them too.
+numbers; elements whose index is below 1 are skipped in both. Rates are the model's own (no files), so that nothing else
+differs. Also: how many elements are not coded because their scale index is 0, and what that costs against coding them.
 
 A checkpoint from before the integers, with ranges recorded, is measured as it is and converted without fine-tuning. A
 finished one was trained for its integers, so with --fine-tune both priors are first trained alike for some more steps,
