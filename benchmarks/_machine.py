@@ -18,6 +18,7 @@ from typing import Any
 
 import vaert
 from vaert.atomic import write_atomic
+from vaert.evaluate import find_images
 from vaert.package import Package
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,6 +54,19 @@ def parser(question: str, name: str) -> argparse.ArgumentParser:
     made.add_argument("--model", default="fast", help="bundled name or package folder (default: fast)")
     made.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / f"{name}.json", help="JSON file")
     return made
+
+
+def add_pictures(options: argparse.ArgumentParser) -> None:
+    """Add --images and --count, which `pictures` reads."""
+    options.add_argument("--images", type=Path, required=True, help="folder of pictures")
+    options.add_argument("--count", type=int, default=6, help="how many of them, evenly spread (default: 6)")
+
+
+def pictures(given: argparse.Namespace) -> list[Path]:
+    """The pictures that were asked for, evenly spread over the folder."""
+    paths = find_images(given.images)
+    require(1 <= given.count <= len(paths), f"--count {given.count}, expected 1 to {len(paths)}")
+    return paths[:: len(paths) // given.count][: given.count]
 
 
 def machine() -> dict[str, Any]:

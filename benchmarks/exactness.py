@@ -6,16 +6,15 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks._machine import ROOT, Bar, finish, model_facts, parser, require
+from benchmarks._machine import ROOT, Bar, add_pictures, finish, model_facts, parser, pictures, require
 from benchmarks.memory import mirrored
 from vaert import bitstream
-from vaert.evaluate import Pixels, find_images, read_rgb
+from vaert.evaluate import Pixels, read_rgb
 from vaert.export.source import from_package
 from vaert.export.verify import torch_latents
 from vaert.package import Package
@@ -33,12 +32,9 @@ Decoder = Callable[[bytes], Latents]
 def main() -> int:
     """Measure, check and write."""
     options = parser(str(__doc__), NAME)
-    options.add_argument("--images", type=Path, required=True, help="folder of pictures")
-    options.add_argument("--count", type=int, default=6, help="how many of them, evenly spread (default: 6)")
+    add_pictures(options)
     given = options.parse_args()
-    paths = find_images(given.images)
-    require(1 <= given.count <= len(paths), f"--count {given.count}, expected 1 to {len(paths)}")
-    chosen = paths[:: len(paths) // given.count][: given.count]
+    chosen = pictures(given)
     codec = Codec(given.model)
     decoders = all_decoders(codec.package)
     different = dict.fromkeys(decoders, 0)

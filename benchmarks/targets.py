@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks._machine import Bar, finish, model_facts, parser, require
+from benchmarks._machine import Bar, add_pictures, finish, model_facts, parser, pictures, require
 from vaert.errors import TargetError
-from vaert.evaluate import find_images, read_rgb
+from vaert.evaluate import read_rgb
 from vaert.metrics import psnr
 from vaert.runtime.codec import Codec
 
@@ -27,14 +26,11 @@ Pixels = npt.NDArray[np.uint8]
 def main() -> int:
     """Measure, check and write."""
     options = parser(str(__doc__), NAME)
-    options.add_argument("--images", type=Path, required=True, help="folder of pictures")
-    options.add_argument("--count", type=int, default=6, help="how many of them, evenly spread (default: 6)")
+    add_pictures(options)
     given = options.parse_args()
-    paths = find_images(given.images)
-    require(1 <= given.count <= len(paths), f"--count {given.count}, expected 1 to {len(paths)}")
     codec = Codec(given.model)
     rows = []
-    for path in paths[:: len(paths) // given.count][: given.count]:
+    for path in pictures(given):
         picture = read_rgb(path)
         ends = [measured(codec, picture, codec.compress(picture, quality)) for quality in (1, 100)]
         for kind, targets in TARGETS.items():

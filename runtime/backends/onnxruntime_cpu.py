@@ -37,9 +37,8 @@ class OnnxRuntimeCpu:
         options.inter_op_num_threads = 1
         levels = onnxruntime.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimisation == "all" else levels.ORT_DISABLE_ALL
-        options.enable_mem_pattern = (
-            False  # plans memory per shape and keeps it: tiles at the borders have other shapes
-        )
+        # It plans memory per shape and keeps it: tiles at the borders have other shapes.
+        options.enable_mem_pattern = False
         # Without it the idle workers of one graph spin on the core that the next graph needs: compress 85 ms, not 30.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self._onnxruntime, self._options = onnxruntime, options
