@@ -28,12 +28,13 @@ from vaert.bd_rate import Curve, bd_rate, psnr_interval
 from vaert.evaluate import find_images, read_rgb
 from vaert.trainer.checkpoint import Checkpoint
 from vaert.trainer.config import Stage
-from vaert.trainer.data import Pictures, draw
+from vaert.trainer.data import Pictures
+from vaert.trainer.draw import draw
 from vaert.trainer.models.blocks import round_st
 from vaert.trainer.models.codec import CodecVAE, gaussian_bits
 from vaert.trainer.models.prior import ExactPrior, Moments, PriorLayer, neighbours, scale_of
 from vaert.trainer.objective import RateDistortion
-from vaert.trainer.report import rate_distortion
+from vaert.trainer.plots import rate_distortion
 
 NAME = "exact_prior"
 QUALITIES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0)

@@ -15,7 +15,7 @@ from benchmarks._machine import ROOT, Bar, add_pictures, finish, model_facts, pa
 from benchmarks.memory import mirrored
 from vaert import bitstream
 from vaert.evaluate import Pixels, read_rgb
-from vaert.export.source import from_package
+from vaert.export.codec import from_package
 from vaert.export.verify import torch_latents
 from vaert.package import Package
 from vaert.runtime.backends import OnnxRuntimeCpu
@@ -67,7 +67,7 @@ def all_decoders(package: Package) -> dict[str, Decoder]:
             backend = OnnxRuntimeCpu(threads=threads, optimisation=optimisation)
             codec = Codec(package, backend=backend)
             name = f"ONNX Runtime, threads {threads}, optimisation {optimisation}"
-            made[name] = lambda data, codec=codec: codec.decode_latents(bitstream.parse(data))  # type: ignore[misc]
+            made[name] = lambda data, codec=codec: codec.decode_latents(bitstream.parse_photo(data))  # type: ignore[misc]
     source = from_package(package)
     made["torch, float32"] = lambda data: torch_latents(package, data, source)
     reference = reference_decoder()
@@ -88,7 +88,7 @@ def reference_decoder() -> Callable[[Package, bytes], Latents]:
 
 def check_encoder(codec: Codec, picture: Pixels, data: bytes) -> int:
     """What the encoder meant is what its own decoder reads; returns how many latents that are."""
-    stream = bitstream.parse(data)
+    stream = bitstream.parse_photo(data)
     attempt = codec.attempt(codec.analyse(picture), round(stream.header.quality * 256))
     found = codec.decode_latents(stream)
     groups = list(attempt.groups())
@@ -100,7 +100,7 @@ def check_encoder(codec: Codec, picture: Pixels, data: bytes) -> int:
 
 def differences(codec: Codec, data: bytes, decoders: dict[str, Decoder]) -> dict[str, int]:
     """Latents that each decoder gives otherwise than the codec; a decoder that fails has all of them different."""
-    wanted = codec.decode_latents(bitstream.parse(data))
+    wanted = codec.decode_latents(bitstream.parse_photo(data))
     counts = {}
     for name, decode in decoders.items():
         started = time.perf_counter()
@@ -119,7 +119,7 @@ def tiling(package: Package, photograph: Pixels) -> dict[str, Any]:
     side = -(-max(LARGE) // 64) * 64
     whole, tiled = Codec(package, tile=side), Codec(package, tile=TILE)
     data = whole.compress(picture, 50)
-    stream = bitstream.parse(data)
+    stream = bitstream.parse_photo(data)
     latents = [codec.decode_latents(stream) for codec in (whole, tiled)]
     pixels = [codec.decompress(data).astype(np.int16) for codec in (whole, tiled)]
     step = np.abs(pixels[0] - pixels[1])

@@ -84,7 +84,7 @@ def library(codec: Codec, picture: Pixels, *, runs: int) -> dict[str, Timing]:
             "analyse": lambda: codec.analyse(picture),
             "attempt": lambda: codec.attempt(analysed, step),
             "write": lambda: codec.write(analysed, tried),
-            "decode_latents": lambda: codec.decode_latents(bitstream.parse(data)),
+            "decode_latents": lambda: codec.decode_latents(bitstream.parse_photo(data)),
         },
         runs=runs,
         warm_up=5,

@@ -80,7 +80,7 @@ in {training["hours"]} hours of wall-clock time on {record["machine"]["cpu"]}, {
 ## Exactness
 
 Largest absolute sum any row of the prior's layers can reach, of the 2^24 that float32 carries exactly:
-{", ".join(f"{name} {bound}" for name, bound in verification["prior_bounds"].items())}. Against torch at export:
+{", ".join(f"{name} {bound}" for name, bound in verification["largest_sums"].items())}. Against torch at export:
 {verification["latents_different"]} of {verification["latents_compared"]} latents differ, pixels by at most
 {verification["largest_pixel_difference"]} level. Weights are stored as float16; the graphs are made from those.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from vaert.errors import ModelError
 from vaert.package import MANIFEST, Package, find_package
@@ -19,7 +20,7 @@ def export_model(
 
     out: the new folder, `./<model>-<precision>` if None. Raises ModelError (source, bound, verification), OutputError.
     """
-    from vaert.export.source import from_checkpoint, from_package
+    from vaert.export.registry import from_checkpoint, from_package
     from vaert.export.writer import write_package
 
     if precision not in PRECISIONS:
@@ -28,10 +29,10 @@ def export_model(
     if path.is_dir() and not (path / MANIFEST).is_file() and (path / "checkpoint.pt").is_file():
         path = path / "checkpoint.pt"
     if path.is_file():
-        codec, rates = from_checkpoint(path), {}
+        model, rates = from_checkpoint(path), dict[str, Any]()
     else:
         package = find_package(str(source))
-        codec, rates = from_package(package), dict(package.manifest.rates)
+        model, rates = from_package(package), dict(package.manifest.rates)
     return write_package(
-        codec, out or Path(f"{codec.profile}-{precision}"), precision=precision, rates=rates, force=force
+        model, out or Path(f"{model.profile}-{precision}"), precision=precision, rates=rates, force=force
     )

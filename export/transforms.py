@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Mapping
-from typing import Any
-
 import onnx
 import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.export import Dim
 
+from vaert.export.trace import trace
 from vaert.trainer.models.codec import HYPER_MAX, PIXEL_MAX, CodecVAE
 
 
@@ -72,46 +68,14 @@ def transform_graphs(model: CodecVAE) -> dict[str, onnx.ModelProto]:
     """encoder, hyper_encoder and decoder of a model as ONNX; takes the model apart, give it one of its own."""
     config = model.config
     batch, high, wide = Dim("batch"), Dim("high", min=1), Dim("wide", min=1)
-    latents = torch.zeros(2, 8, 12, config.latents)
+    pixels, latents = torch.zeros(2, 128, 192, 3, dtype=torch.uint8), torch.zeros(2, 8, 12, config.latents)
     picture = ({0: batch, 1: 64 * high, 2: 64 * wide},)
     latent = ({0: batch, 1: 4 * high, 2: 4 * wide}, None)
     row = torch.ones(config.latents)
     return {
-        "encoder": _export(
-            EncoderGraph(model), (torch.zeros(2, 128, 192, 3, dtype=torch.uint8),), picture, {"pixels": "latents"}
-        ),
-        "hyper_encoder": _export(HyperEncoderGraph(model), (latents, row), latent, {"latents": "z", "gain": ""}),
-        "decoder": _export(
-            DecoderGraph(model), (latents.to(torch.int32), row), latent, {"latents": "pixels", "scale": ""}
+        "encoder": trace(EncoderGraph(model), (pixels,), picture, names=(["pixels"], ["latents"])),
+        "hyper_encoder": trace(HyperEncoderGraph(model), (latents, row), latent, names=(["latents", "gain"], ["z"])),
+        "decoder": trace(
+            DecoderGraph(model), (latents.to(torch.int32), row), latent, names=(["latents", "scale"], ["pixels"])
         ),
     }
-
-
-def _export(
-    graph: nn.Module, inputs: tuple[Tensor, ...], shapes: tuple[Mapping[int, Any] | None, ...], names: Mapping[str, str]
-) -> onnx.ModelProto:
-    """Run torch's exporter; `names` maps input names to output names, "" for inputs without one."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals
-        program = torch.onnx.export(
-            graph.eval(),
-            inputs,
-            dynamo=True,
-            dynamic_shapes=shapes,
-            input_names=list(names),
-            output_names=[name for name in names.values() if name],
-            opset_version=20,
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
-    for node in model.graph.node:  # traces with paths of the exporting machine
-        del node.metadata_props[:]
-        node.doc_string = ""
-    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
-        del value.metadata_props[:]
-    del model.metadata_props[:], model.graph.metadata_props[:]
-    model.producer_name, model.producer_version = "vaert", ""
-    onnx.checker.check_model(model, full_check=True)
-    return model

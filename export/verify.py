@@ -10,8 +10,8 @@ import torch
 
 from vaert import bitstream
 from vaert.errors import ModelError
+from vaert.export.codec import CodecSource, from_package
 from vaert.export.known_answers import anchor_step, context_step, packed_integers
-from vaert.export.source import CodecSource, from_package
 from vaert.package import Package
 from vaert.runtime.backends import OnnxRuntimeCpu
 from vaert.runtime.codec import Codec, quality_to_u16
@@ -34,7 +34,7 @@ def verify(package: Package, source: CodecSource) -> dict[str, Any]:
     levels, mismatches, compared = 0, 0, 0
     for quality in QUALITIES:
         data = codec.write(analysed, codec.attempt(analysed, quality_to_u16(quality)))
-        latents = codec.decode_latents(bitstream.parse(data))
+        latents = codec.decode_latents(bitstream.parse_photo(data))
         expected = torch_latents(package, data, source)
         mismatches, compared = mismatches + int((latents != expected).sum()), compared + latents.size
         decoded = torch_pixels(source, latents, quality)
@@ -71,10 +71,10 @@ def made_picture(height: int, width: int) -> npt.NDArray[np.uint8]:
 def torch_latents(package: Package, data: bytes, source: CodecSource | None = None) -> npt.NDArray[np.int32]:
     """The latents of a one-group file with the prior run by torch: int32 sixteenths, (h, w, M)."""
     prior = (source or from_package(package)).model().prior
-    stream, coder, manifest = bitstream.parse(data), EntropyCoder(package.tables()), package.manifest
+    stream, coder, manifest = bitstream.parse_photo(data), EntropyCoder(package.tables()), package.manifest
     if len(stream.latents) != 1:
         raise ModelError("the torch reference decodes files of one group (up to 2048x2048 pixels)")
-    multiple, stride = manifest.size_multiple, manifest.hyper_stride
+    multiple, stride = manifest.geometry["size_multiple"], manifest.geometry["hyper_stride"]
     rows, columns = (-(-n // multiple) * multiple // stride for n in (stream.header.height, stream.header.width))
     z = coder.decode_hyper(stream.hyper.words, stream.hyper.symbol_crc, (rows, columns, int(manifest.config["hyper"])))
     section = stream.latents[0]

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vaert import bitstream
-from vaert.bitstream import Header, Hyper, Kind, Latents, Stream
+from vaert.bitstream import Header, Hyper, Kind, Latents, PhotoStream
 from vaert.errors import BitstreamError, ImageError, ModelError, OptionError
 from vaert.image import check_pixels, encode_image, read_image
-from vaert.package import Package, find_by_id, find_package
+from vaert.package import CODEC, Package, find_by_id, find_package
 from vaert.runtime.backends import Backend, open_backend
 from vaert.runtime.entropy import Coded, EntropyCoder
 from vaert.runtime.networks import Networks
@@ -65,10 +65,11 @@ class Codec:
         threads: int | None = None,
         tile: int | None = None,
     ) -> None:
-        self.package = model if isinstance(model, Package) else find_package(model)
-        manifest = self.package.manifest
-        if tile is not None and (tile < manifest.size_multiple or tile % manifest.size_multiple):
-            raise OptionError(f"tile must be a multiple of {manifest.size_multiple}, not {tile}")
+        self.package = (model if isinstance(model, Package) else find_package(model)).require(CODEC)
+        self._geometry = self.package.manifest.geometry
+        multiple = self._geometry["size_multiple"]
+        if tile is not None and (tile < multiple or tile % multiple):
+            raise OptionError(f"tile must be a multiple of {multiple}, not {tile}")
         self._backend = open_backend(backend, threads=threads)
         self._tables = self.package.tables()
         self._coder = EntropyCoder(self._tables)
@@ -112,7 +113,7 @@ class Codec:
 
         Raises BitstreamError (damaged, or more than max_pixels), ModelError (made by another model), BackendError.
         """
-        stream = bitstream.parse(data, max_pixels=max_pixels)
+        stream = bitstream.parse_photo(data, max_pixels=max_pixels)
         header = stream.header
         latents = self.decode_latents(stream)
         _, inverse = self._tables.gains(header.quality)
@@ -156,7 +157,7 @@ class Codec:
         for number, group in enumerate(attempt.groups()):
             coded = self._coder.encode(group.halves)
             latents.append(Latents(number, coded.symbol_crc, coded.escapes, coded.words))
-        return bitstream.write(Stream(header, Hyper(hyper.symbol_crc, hyper.words), tuple(latents), picture.alpha))
+        return bitstream.write(PhotoStream(header, Hyper(hyper.symbol_crc, hyper.words), tuple(latents), picture.alpha))
 
     def reconstruct(self, picture: Analysed, attempt: Attempt) -> Pixels:
         """What a decoder on this backend will make of the attempt's file, without alpha."""
@@ -167,19 +168,16 @@ class Codec:
         _, inverse = self._tables.gains(attempt.quality_u16 / QUALITY_STEPS)
         return _from_colour(self._networks.synthesise(s, inverse, height, width), picture.channels)
 
-    def decode_latents(self, stream: Stream) -> npt.NDArray[np.int32]:
+    def decode_latents(self, stream: PhotoStream) -> npt.NDArray[np.int32]:
         """The integers of a file, bit-identical on every backend: latents in sixteenths, int32 (h, w, M)."""
         header = stream.header
-        if header.kind is not Kind.PHOTO:
-            raise BitstreamError(f"the file holds {header.kind.name.lower()}, not a photo; this codec cannot decode it")
         if header.model_id != self.package.manifest.model_id:
             raise ModelError(
                 f"the file was made by model {header.model_id:016x}, not by {self.package.manifest.name} "
                 f"({self.package.manifest.model_id:016x}); name its package with --model"
             )
-        manifest = self.package.manifest
-        padded = self._networks.padded(header.height, header.width)
-        shape = (padded[0] // manifest.hyper_stride, padded[1] // manifest.hyper_stride, manifest.config["hyper"])
+        padded, stride = self._networks.padded(header.height, header.width), self._geometry["hyper_stride"]
+        shape = (padded[0] // stride, padded[1] // stride, int(self.package.manifest.config["hyper"]))
         z = self._coder.decode_hyper(stream.hyper.words, stream.hyper.symbol_crc, shape)
         s = self._empty_latents(header.height, header.width)
         groups = self._groups(header.height, header.width)
@@ -189,14 +187,14 @@ class Codec:
         return s
 
     def _empty_latents(self, height: int, width: int) -> npt.NDArray[np.int32]:
-        padded, stride = self._networks.padded(height, width), self.package.manifest.latent_stride
+        padded, stride = self._networks.padded(height, width), self._geometry["latent_stride"]
         return np.empty(
             (padded[0] // stride, padded[1] // stride, int(self.package.manifest.config["latents"])), np.int32
         )
 
     def _groups(self, height: int, width: int) -> Iterator[tuple[slice, slice]]:
         """Rows and columns of latents of each group of the format's grid, padding included."""
-        multiple, stride = self.package.manifest.size_multiple, self.package.manifest.latent_stride
+        multiple, stride = self._geometry["size_multiple"], self._geometry["latent_stride"]
         for group in bitstream.group_grid(width, height):
             bottom, right = group.y + round_up(group.height, multiple), group.x + round_up(group.width, multiple)
             yield slice(group.y // stride, bottom // stride), slice(group.x // stride, right // stride)

@@ -22,10 +22,10 @@ class Networks:
 
     def __init__(self, package: Package, backend: Backend, *, tile: int | None = None) -> None:
         self._package, self._backend, self._tile = package, backend, tile
-        manifest = package.manifest
-        self._multiple, self._stride = manifest.size_multiple, manifest.latent_stride
-        self._hyper_stride, self._halo = manifest.hyper_stride, manifest.halo
-        self._latents = int(manifest.config["latents"])
+        geometry = package.manifest.geometry
+        self._multiple, self._stride = geometry["size_multiple"], geometry["latent_stride"]
+        self._hyper_stride, self._halo = geometry["hyper_stride"], geometry["halo"]
+        self._latents = int(package.manifest.config["latents"])
 
     @cached_property
     def encoder(self) -> Runner:

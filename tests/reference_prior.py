@@ -83,7 +83,7 @@ def positions(h: int, w: int, step: int) -> list[Position]:
 
 def decode(package: Package, data: bytes) -> npt.NDArray[np.int32]:
     """Latents of a file in sixteenths, (h, w, M), padding included; any number of groups."""
-    stream, prior = bitstream.parse(data), ReferencePrior(package)
+    stream, prior = bitstream.parse_photo(data), ReferencePrior(package)
     header, tables = stream.header, package.tables()
     height, width = 64 * -(-header.height // 64), 64 * -(-header.width // 64)
     shape = (height // 64, width // 64, len(tables.hyper))

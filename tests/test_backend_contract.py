@@ -76,8 +76,8 @@ def test_a_backend_with_a_wrong_prior_is_replaced_and_named(
     data = right.compress(crop, 45)
     with pytest.warns(RuntimeWarning, match=f"the crooked backend does not compute the prior exactly .*{text}"):
         codec = Codec(package, backend=Wrong(graph, output))
-    latents = right.decode_latents(bitstream.parse(data))
-    assert np.array_equal(codec.decode_latents(bitstream.parse(data)), latents)
+    latents = right.decode_latents(bitstream.parse_photo(data))
+    assert np.array_equal(codec.decode_latents(bitstream.parse_photo(data)), latents)
     assert np.array_equal(codec.decompress(data), right.decompress(data))
     assert codec.compress(crop, 45) == data
     assert codec._prior.backend_name == "cpu"

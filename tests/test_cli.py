@@ -47,7 +47,7 @@ def stream_for(pixels: np.ndarray, quality: float = 60) -> bytes:
     )
     groups = bitstream.group_grid(width, height)
     latents = tuple(bitstream.Latents(group=g.index, symbol_crc=0, escapes=b"", words=b"") for g in groups)
-    return bitstream.write(bitstream.Stream(header, bitstream.Hyper(symbol_crc=0, words=b""), latents, None))
+    return bitstream.write(bitstream.PhotoStream(header, bitstream.Hyper(symbol_crc=0, words=b""), latents, None))
 
 
 @pytest.fixture
@@ -56,6 +56,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
     seen = Call()
     manifest = SimpleNamespace(
         name="fast",
+        kind="codec",
         version=1,
         profile="fast",
         precision="fp32",
@@ -68,7 +69,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
         def __init__(self, model: str | Path = "fast", *, backend: str = "auto", threads: int | None = None) -> None:
             assert backend == "auto"
             self.package = stand_in
-            seen.model, seen.threads = model, threads
+            seen.model, seen.threads = getattr(model, "asked", model), threads
 
         def compress(
             self,
@@ -83,14 +84,14 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
             return stream_for(image, quality or 60)
 
         def decompress(self, data: bytes, *, max_pixels: int = 2**28) -> np.ndarray:
-            header = bitstream.parse(data, max_pixels=max_pixels).header
+            header = bitstream.parse_photo(data, max_pixels=max_pixels).header
             return np.full((header.height, header.width, 3), 77, np.uint8)
 
     module = ModuleType("vaert.runtime.codec")
     vars(module).update(Codec=Codec)
     monkeypatch.setitem(sys.modules, "vaert.runtime.codec", module)
     monkeypatch.setattr(package, "bundled_models", lambda: ("fast",))
-    monkeypatch.setattr(package, "find_package", lambda _: stand_in)
+    monkeypatch.setattr(package, "find_package", lambda name: SimpleNamespace(**vars(stand_in), asked=name))
     monkeypatch.setattr(package, "find_by_id", {MODEL_ID: stand_in}.__getitem__)
     return seen
 
@@ -126,7 +127,8 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     listed = capsys.readouterr().out
     assert all(f"\n  {name} " in listed for name in cli.commands)
-    assert set(cli.commands) == {"compress", "decompress", "info", "models", "train", "export", "evaluate"}
+    photos, models = {"compress", "decompress", "generate", "restore"}, {"models", "train", "export", "evaluate"}
+    assert set(cli.commands) == photos | models | {"info"}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
             ["train", "codec", "--profile", "fast", "--data", "d", "--out", "o", "--steps", "1", "--minutes", "1"],
             "--steps and --minutes exclude each other",
         ),
-        (["evaluate", "fast"], "Missing option '--images'"),
+        (["evaluate", "fast"], "expected --images DIR"),
         (["evaluate", "fast", "--images", ".", "--qualities", "50,101"], "101.0 is not in the range 1<=x<=100"),
     ],
 )
@@ -381,7 +383,7 @@ def test_info_shows_header_and_sections(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.usefixtures("call")
 def test_models_lists_the_bundled_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
-    assert capsys.readouterr().out == "fast  fast  fp32  0123456789abcdef  23 456 bytes  0.10-2.00 bpp\n"
+    assert capsys.readouterr().out == "fast  codec  fast  fp32  0123456789abcdef  23 456 bytes  0.10-2.00 bpp\n"
     assert main(["models", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["bytes"] == 23456
 

@@ -136,7 +136,7 @@ def test_files_repeat(codec: Codec, kodim23: Pixels) -> None:
 
 def test_another_models_file(codec: Codec, kodim23: Pixels) -> None:
     data = codec.compress(kodim23[:64, :64])
-    stream = bitstream.parse(data)
+    stream = bitstream.parse_photo(data)
     other = bitstream.write(replace(stream, header=replace(stream.header, model_id=0xABC)))
     with pytest.raises(ModelError, match=r"made by model 0000000000000abc, not by .*--model"):
         codec.decompress(other)
@@ -147,8 +147,13 @@ def test_another_models_file(codec: Codec, kodim23: Pixels) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.PHOTO])
 def test_other_kinds_of_file(codec: Codec, kodim23: Pixels, kind: Kind) -> None:
-    stream = bitstream.parse(codec.compress(kodim23[:64, :64]))
-    other = bitstream.write(replace(stream, header=replace(stream.header, kind=kind)))
+    stream = bitstream.parse_photo(codec.compress(kodim23[:64, :64]))
+    header = replace(stream.header, kind=kind)
+    if kind in (Kind.DIGITS, Kind.LOSSLESS_DIGITS):
+        header = replace(header, width=28, height=28, channels=1, quality_u16=bitstream.LOSSLESS_QUALITY)
+        other = bitstream.write(bitstream.DigitsStream(header, 1, 0, b"", None))
+    else:
+        other = bitstream.write(replace(stream, header=header))
     with pytest.raises(BitstreamError, match="not a photo"):
         codec.decompress(other)
 
@@ -162,7 +167,7 @@ def test_max_pixels(codec: Codec, kodim23: Pixels) -> None:
 
 def test_alpha_that_is_no_picture_is_the_files_fault(codec: Codec, kodim23: Pixels) -> None:
     """The section's checksum is right, its PNG is damaged: as much a BitstreamError as any other damage."""
-    stream = bitstream.parse(codec.compress(picture(kodim23, (64, 64), 4)))
+    stream = bitstream.parse_photo(codec.compress(picture(kodim23, (64, 64), 4)))
     assert stream.alpha is not None
     for broken in (stream.alpha[:60], stream.alpha[:50] + b"\0" + stream.alpha[51:], stream.alpha[:-12]):
         with pytest.raises(BitstreamError, match="alpha section"):
@@ -170,7 +175,7 @@ def test_alpha_that_is_no_picture_is_the_files_fault(codec: Codec, kodim23: Pixe
 
 
 def test_alpha_of_another_size_is_refused(codec: Codec, kodim23: Pixels) -> None:
-    stream = bitstream.parse(codec.compress(picture(kodim23, (64, 64), 2)))
+    stream = bitstream.parse_photo(codec.compress(picture(kodim23, (64, 64), 2)))
     with pytest.raises(BitstreamError, match=r"alpha|ALPHA"):
         codec.decompress(
             bitstream.write(replace(stream, alpha=encode_image(np.zeros((64, 63), np.uint8), format="png")))
@@ -178,10 +183,10 @@ def test_alpha_of_another_size_is_refused(codec: Codec, kodim23: Pixels) -> None
 
 
 def test_a_quality_that_was_changed_in_the_header_changes_no_latents(codec: Codec, kodim23: Pixels) -> None:
-    stream = bitstream.parse(codec.compress(kodim23[:64, :64], 50))
+    stream = bitstream.parse_photo(codec.compress(kodim23[:64, :64], 50))
     brighter = bitstream.write(replace(stream, header=replace(stream.header, quality_u16=25600)))
     latents = codec.decode_latents(stream)
-    assert np.array_equal(codec.decode_latents(bitstream.parse(brighter)), latents)
+    assert np.array_equal(codec.decode_latents(bitstream.parse_photo(brighter)), latents)
     assert not np.array_equal(codec.decompress(brighter), codec.decompress(bitstream.write(stream)))
 
 

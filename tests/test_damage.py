@@ -131,7 +131,7 @@ def emptied(data: bytes) -> bytes:
     header = bitstream.read_header(data)
     groups = bitstream.group_grid(header.width, header.height)
     latents = tuple(bitstream.Latents(group.index, 0, b"", b"") for group in groups)
-    return bitstream.write(bitstream.Stream(header, bitstream.Hyper(0, b""), latents, None))
+    return bitstream.write(bitstream.PhotoStream(header, bitstream.Hyper(0, b""), latents, None))
 
 
 HOSTILE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
@@ -148,7 +148,7 @@ HOSTILE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "quality 0": (lambda d: with_header(d, quality=0), "quality 0"),
     "later version": (lambda d: with_header(d, version=2), "version 2"),
     "reserved flags": (lambda d: with_header(d, flags=1), "flags"),
-    "digits": (lambda d: with_header(d, kind=2), "digits"),
+    "digits": (lambda d: with_header(d, kind=2), "digits have 28x28"),
     "down-scaled photo": (lambda d: with_header(d, kind=4), "downscaled"),
     "unknown kind": (lambda d: with_header(d, kind=9), "kind 9"),
     "another model": (lambda d: with_header(d, model_id=7), "made by model 0000000000000007"),
@@ -163,9 +163,9 @@ def test_hostile_headers_with_right_checksums(
     assert text in refused(change(files[3]))
 
 
-def remade(data: bytes, change: Callable[[bitstream.Stream], bitstream.Stream]) -> bytes:
+def remade(data: bytes, change: Callable[[bitstream.PhotoStream], bitstream.PhotoStream]) -> bytes:
     """The file with its payloads changed and every section's checksum made right."""
-    return bitstream.write(change(bitstream.parse(data)))
+    return bitstream.write(change(bitstream.parse_photo(data)))
 
 
 @FUZZ
@@ -180,7 +180,7 @@ def test_changed_words_with_right_checksums(
         other[draw.draw(st.integers(0, len(other) - 1))] ^= draw.draw(st.integers(1, 255))
         return bytes(other)
 
-    def change(stream: bitstream.Stream) -> bitstream.Stream:
+    def change(stream: bitstream.PhotoStream) -> bitstream.PhotoStream:
         if draw.draw(st.booleans()):
             return replace(stream, hyper=replace(stream.hyper, words=changed(stream.hyper.words)))
         section = stream.latents[0]
@@ -193,7 +193,7 @@ def test_changed_words_with_right_checksums(
 def test_escapes_that_nobody_asked_for(
     files: dict[int, bytes], refused: Callable[[bytes], str], escapes: bytes
 ) -> None:
-    def change(stream: bitstream.Stream) -> bitstream.Stream:
+    def change(stream: bitstream.PhotoStream) -> bitstream.PhotoStream:
         section = stream.latents[0]
         return replace(stream, latents=(replace(section, escapes=section.escapes + escapes),))
 
@@ -201,13 +201,13 @@ def test_escapes_that_nobody_asked_for(
 
 
 def test_words_of_another_picture(files: dict[int, bytes], refused: Callable[[bytes], str]) -> None:
-    other = bitstream.parse(Codec("fast", threads=1).compress(picture(3)[::-1].copy(), 60))
+    other = bitstream.parse_photo(Codec("fast", threads=1).compress(picture(3)[::-1].copy(), 60))
     assert "damaged" in refused(remade(files[3], lambda stream: replace(stream, hyper=other.hyper)))
     assert "damaged" in refused(remade(files[3], lambda stream: replace(stream, latents=other.latents)))
 
 
 def test_damaged_alpha_with_right_checksums(files: dict[int, bytes], refused: Callable[[bytes], str]) -> None:
-    def change(stream: bitstream.Stream) -> bitstream.Stream:
+    def change(stream: bitstream.PhotoStream) -> bitstream.PhotoStream:
         assert stream.alpha is not None
         return replace(stream, alpha=stream.alpha[:80])
 

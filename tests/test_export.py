@@ -17,9 +17,11 @@ from onnx import numpy_helper
 from vaert import bitstream
 from vaert.cli import main
 from vaert.errors import ModelError, OutputError
+from vaert.export import codec as codec_source
 from vaert.export import export_model, writer
 from vaert.export.bounds import INPUT_MAX, LIMIT, prove, row_sums
-from vaert.export.source import CodecSource, from_checkpoint, from_package
+from vaert.export.codec import CodecSource
+from vaert.export.registry import from_package
 from vaert.export.tables import gaussian_table, integer_table
 from vaert.export.verify import made_picture, torch_latents
 from vaert.image import encode_image
@@ -43,8 +45,8 @@ PRIOR = ("prior_anchor.onnx", "prior_context.onnx")
 def save(model: CodecVAE, path: Path) -> Path:
     state = model.state_dict()
     checkpoint = Checkpoint(
-        profile="tiny", model_config=TINY, train_config=TrainConfig(), step=7, seconds=1.0, model=state, ema=state,
-        optimizer={}, data=("made",), pictures=1,
+        kind="codec", profile="tiny", model_config=TINY, train_config=TrainConfig(), step=7, seconds=1.0, model=state,
+        ema=state, optimizer={}, data=("made",), pictures=1,
     )  # fmt: skip
     checkpoint.save(path)
     return path
@@ -69,7 +71,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def source(checkpoints: dict[str, Path]) -> CodecSource:
-    return from_checkpoint(checkpoints["integer"])
+    path = checkpoints["integer"]
+    return codec_source.from_checkpoint(Checkpoint.load(path), path)
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +85,14 @@ def quick(monkeypatch: pytest.MonkeyPatch, tiny: Package) -> None:
     """Take the transforms' graphs, which take longest and are not looked at, from the package that is there."""
     names = ("encoder", "hyper_encoder", "decoder")
     graphs = {name: onnx.load_from_string(tiny.read(f"{name}.onnx")) for name in names}
-    monkeypatch.setattr(writer, "transform_graphs", lambda _: graphs)
+    monkeypatch.setattr(codec_source, "transform_graphs", lambda _: graphs)
 
 
 def test_a_tiny_model_works_end_to_end(tiny: Package) -> None:
     codec, pixels = Codec(tiny, threads=1), made_picture(100, 150)
     data = codec.compress(pixels, 70)
     assert codec.decompress(data).shape == pixels.shape
-    latents = codec.decode_latents(bitstream.parse(data))
+    latents = codec.decode_latents(bitstream.parse_photo(data))
     assert np.array_equal(latents, torch_latents(tiny, data))
     assert len(np.unique(latents)) > 50
 
@@ -99,8 +102,8 @@ def test_the_manifest_tells_what_was_verified(tiny: Package, source: CodecSource
     assert manifest.model_id == source.model_id
     assert manifest.verification["latents_different"] == 0
     assert manifest.verification["latents_compared"] > 0
-    assert set(manifest.verification["prior_bounds"]) == set(INPUT_MAX)
-    assert all(0 < bound < LIMIT for bound in manifest.verification["prior_bounds"].values())
+    assert set(manifest.verification["largest_sums"]) == set(INPUT_MAX)
+    assert all(0 < bound < LIMIT for bound in manifest.verification["largest_sums"].values())
     assert manifest.training["steps"] == 7
     assert {path.name for path in tiny.path.iterdir()} == {*manifest.files, MANIFEST}
 
@@ -220,7 +223,7 @@ def test_the_prior_is_made_of_exact_operators(which: str, tiny: Package) -> None
 
 @pytest.mark.parametrize("which", ["tiny", "fast"])
 def test_graphs_carry_the_integers_of_the_weights(which: str, tiny: Package) -> None:
-    source = from_package(tiny if which == "tiny" else find_package("fast"))
+    source = codec_source.from_package(tiny if which == "tiny" else find_package("fast"))
     constants: dict[str, Any] = {}
     for name in PRIOR:
         graph = onnx.load_from_string((tiny if which == "tiny" else find_package("fast")).read(name)).graph
@@ -288,7 +291,7 @@ def break_at(moment: str, monkeypatch: pytest.MonkeyPatch, out: Path) -> type[Ba
         return raiser
 
     if moment == "verify":
-        monkeypatch.setattr(writer, "verify", fail(KeyboardInterrupt()))
+        monkeypatch.setattr(CodecSource, "verify", fail(KeyboardInterrupt()))
         return KeyboardInterrupt
     if moment == "disagreement":
         monkeypatch.setattr("vaert.export.verify.LATENT_TOLERANCE", -1.0)

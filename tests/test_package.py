@@ -41,7 +41,8 @@ def test_bundled_packages_are_whole(name: str) -> None:
     assert Manifest.from_json(package.manifest.to_json()) == package.manifest
     assert package.manifest.name == name
     assert {f"{graph}.onnx" for graph in package.manifest.graphs} == set(FILES) <= set(package.manifest.files)
-    assert all(halo % package.manifest.size_multiple == 0 for halo in package.manifest.halo.values())
+    geometry = package.manifest.geometry
+    assert all(halo % geometry["size_multiple"] == 0 for halo in geometry["halo"].values())
 
 
 def test_no_pickle_in_any_package() -> None:

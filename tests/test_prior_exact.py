@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vaert import bitstream
+from vaert.export.codec import from_package
 from vaert.export.known_answers import anchor_step, context_step, packed_integers
-from vaert.export.source import from_package
 from vaert.export.verify import torch_latents
 from vaert.image import read_image
 from vaert.package import Package, find_package
@@ -55,7 +55,7 @@ def test_onnx_runtime_decodes_the_reference_latents(
 ) -> None:
     codec = Codec(package, backend=OnnxRuntimeCpu(threads=threads, optimisation=optimisation))
     for quality, data in files.items():
-        latents = codec.decode_latents(bitstream.parse(data))
+        latents = codec.decode_latents(bitstream.parse_photo(data))
         assert latents.dtype == np.int32
         assert latents.shape == (32, 48, package.manifest.config["latents"])
         assert np.array_equal(latents, expected[quality])

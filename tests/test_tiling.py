@@ -47,7 +47,7 @@ def data(whole: Codec, wide: Pixels) -> bytes:
 @pytest.mark.parametrize("tile", [64, 192, 1024])
 def test_a_tiled_decoder_gives_the_same_picture(whole: Codec, data: bytes, tile: int) -> None:
     tiled = Codec("fast", threads=1, tile=tile)
-    stream = bitstream.parse(data)
+    stream = bitstream.parse_photo(data)
     assert len(stream.latents) == 2
     assert np.array_equal(tiled.decode_latents(stream), whole.decode_latents(stream))
     difference = tiled.decompress(data).astype(int) - whole.decompress(data)
@@ -73,14 +73,16 @@ def test_a_tiled_writers_file_is_as_good(whole: Codec, wide: Pixels, data: bytes
 
 
 def test_groups_decode_as_the_reference_says(whole: Codec, data: bytes) -> None:
-    latents = whole.decode_latents(bitstream.parse(data))
+    latents = whole.decode_latents(bitstream.parse_photo(data))
     assert np.array_equal(latents, reference_prior.decode(whole.package, data))
 
 
 def test_a_tall_picture_decodes_as_the_reference_says(whole: Codec, wide: Pixels) -> None:
     tall = np.ascontiguousarray(wide.transpose(1, 0, 2)[:, :60])
     data = whole.compress(tall, 70)
-    assert np.array_equal(whole.decode_latents(bitstream.parse(data)), reference_prior.decode(whole.package, data))
+    assert np.array_equal(
+        whole.decode_latents(bitstream.parse_photo(data)), reference_prior.decode(whole.package, data)
+    )
 
 
 def test_a_grid_of_groups_comes_back_in_order(whole: Codec) -> None:
@@ -91,7 +93,7 @@ def test_a_grid_of_groups_comes_back_in_order(whole: Codec) -> None:
     for (rows, columns), colour in zip(itertools.product(halves, halves), colours, strict=True):
         pixels[rows, columns] = colour
     data = whole.compress(pixels, 80)
-    assert len(bitstream.parse(data).latents) == 4
+    assert len(bitstream.parse_photo(data).latents) == 4
     decoded = Codec("fast", threads=1).decompress(data)  # cut into tiles by itself
     for rows, columns in itertools.product(halves, halves):
         inner = (slice(rows.start + 8, rows.stop - 8), slice(columns.start + 8, columns.stop - 8))
@@ -100,7 +102,7 @@ def test_a_grid_of_groups_comes_back_in_order(whole: Codec) -> None:
 
 def test_groups_are_independent(whole: Codec, data: bytes) -> None:
     """Other residuals in one group change no latents of the other, on either side."""
-    stream = bitstream.parse(data)
+    stream = bitstream.parse_photo(data)
     latents = whole.decode_latents(stream)
     border = 2048 // 16
     for changed in (0, 1):
@@ -113,7 +115,7 @@ def test_groups_are_independent(whole: Codec, data: bytes) -> None:
         assert not np.array_equal(found[:, columns], latents[:, columns])
 
 
-def decode_in_spite_of_checksums(codec: Codec, stream: bitstream.Stream) -> np.ndarray[Any, np.dtype[np.int32]]:
+def decode_in_spite_of_checksums(codec: Codec, stream: bitstream.PhotoStream) -> np.ndarray[Any, np.dtype[np.int32]]:
     """Decode, giving each group the symbol checksum that the decoder asks for."""
     sections = list(stream.latents)
     for _ in range(2 * len(sections)):
@@ -133,7 +135,7 @@ def is_hex(word: str) -> bool:
 
 
 def test_swapped_groups_are_noticed(whole: Codec, data: bytes) -> None:
-    stream = bitstream.parse(data)
+    stream = bitstream.parse_photo(data)
     first, second = stream.latents
     swapped = (replace(second, group=0), replace(first, group=1))
     with pytest.raises(BitstreamError, match="damaged latents"):

@@ -10,10 +10,12 @@ import torch
 
 from vaert.errors import DataError, ModelError, OutputError
 from vaert.image import encode_image
-from vaert.trainer.checkpoint import Checkpoint, profile_config
+from vaert.trainer.checkpoint import Checkpoint
 from vaert.trainer.config import CODEC_STAGES, Stage, TrainConfig
-from vaert.trainer.data import Pictures, draw, find_pictures, load_rgb
+from vaert.trainer.data import Pictures, find_pictures, load_rgb
+from vaert.trainer.draw import draw
 from vaert.trainer.models.codec import CodecConfig, CodecVAE
+from vaert.trainer.tasks import CODEC
 
 TINY = CodecConfig(
     channels=12, latents=16, hyper=8, hidden=8, mix=12, encoder_blocks=1, decoder_blocks=1, expansion=2, anchors=4
@@ -142,7 +144,7 @@ def checkpoint() -> Checkpoint:
     state = model.state_dict()
     log = {"count": 3, "sums": {"loss": torch.tensor(1.5)}}
     config = TrainConfig(steps=77, stages=(Stage(0, 2, 64),))
-    return Checkpoint("fast", TINY, config, 5, 1.25, state, state, optimizer.state_dict(), ("d",), 9, log)
+    return Checkpoint("codec", "fast", TINY, config, 5, 1.25, state, state, optimizer.state_dict(), ("d",), 9, log)
 
 
 def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
@@ -221,4 +223,4 @@ def test_weights_of_another_shape_are_a_model_error() -> None:
 
 def test_an_unknown_profile_lists_the_known_ones() -> None:
     with pytest.raises(ModelError, match="no profile named 'huge'; there are base, fast, hq"):
-        profile_config("huge")
+        CODEC.profile("huge")

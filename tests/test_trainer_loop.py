@@ -15,7 +15,7 @@ import torch
 from vaert import cli
 from vaert.errors import DataError, ModelError, OptionError, OutputError, VaertError
 from vaert.image import encode_image
-from vaert.trainer import loop, run
+from vaert.trainer import loop, tasks
 from vaert.trainer.checkpoint import Checkpoint
 from vaert.trainer.config import Stage, TrainConfig
 from vaert.trainer.interrupt import StopRequest
@@ -290,7 +290,7 @@ def test_minutes_choose_the_steps_and_the_checkpoint_keeps_them(asked: Run) -> N
 
 
 def test_a_loss_that_is_not_a_number_stops_before_it_spoils_the_weights(
-    asked: Run, monkeypatch: pytest.MonkeyPatch
+    asked: Run,
 ) -> None:
     class Broken(RateDistortion):
         calls = 0
@@ -302,8 +302,8 @@ def test_a_loss_that_is_not_a_number_stops_before_it_spoils_the_weights(
             Broken.calls += 1
             return loss * (float("nan") if Broken.calls == 7 else 1), metrics
 
-    monkeypatch.setattr(loop, "RateDistortion", Broken)
     config = replace(CONFIG, checkpoint_seconds=0.0)  # after every step
+    asked = replace(asked, task=replace(tasks.CODEC, objective=Broken))
     with pytest.raises(VaertError, match=r"step 6 gave a loss of nan .*checkpoint\.pt holds step 6; ") as caught:
         train(replace(asked, config=config))
     assert "\n" not in str(caught.value)
@@ -333,8 +333,8 @@ def command(data: Path, out: Path, *more: str) -> list[str]:
 @pytest.fixture
 def tiny_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make `fast` small and short in this test."""
-    monkeypatch.setattr(run, "profile_config", lambda _: TINY)
-    monkeypatch.setattr("vaert.trainer.config.TrainConfig", lambda **given: replace(CONFIG, **given))
+    small = replace(tasks.CODEC, profiles={"fast": TINY}, config=CONFIG)
+    monkeypatch.setitem(tasks.TASKS, "codec", small)
 
 
 @pytest.mark.usefixtures("tiny_profile")

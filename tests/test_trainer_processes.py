@@ -25,7 +25,8 @@ from torch.distributed import barrier
 from vaert.errors import DataError
 from vaert.trainer import loop
 from vaert.trainer.config import Stage, TrainConfig
-from vaert.trainer.data import Pictures, draw
+from vaert.trainer.data import Pictures
+from vaert.trainer.draw import draw
 from vaert.trainer.models.codec import CodecConfig, CodecVAE
 from vaert.trainer.objective import RateDistortion
 from vaert.trainer.processes import processes

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn as nn
 
 from vaert.atomic import write_atomic
 from vaert.errors import ModelError
 from vaert.trainer.config import Stage, TrainConfig
-from vaert.trainer.models.codec import PROFILES, CodecConfig, CodecVAE
+from vaert.trainer.tasks import Task, find_task
 
 FORMAT = 1
 NAME = "checkpoint.pt"
@@ -23,8 +24,9 @@ NAME = "checkpoint.pt"
 class Checkpoint:
     """State of a run after `step` steps; `ema` holds the weights to use."""
 
+    kind: str  # of the task
     profile: str
-    model_config: CodecConfig
+    model_config: Any
     train_config: TrainConfig
     step: int
     seconds: float
@@ -34,6 +36,12 @@ class Checkpoint:
     data: tuple[str, ...]  # names of the training folders
     pictures: int
     log: dict[str, Any] = field(default_factory=dict)  # figures of the steps since the last row of the log
+    fitted: dict[str, torch.Tensor] = field(default_factory=dict)  # what a finished run's task has fitted
+
+    @property
+    def task(self) -> Task:
+        """The task of this kind of model."""
+        return find_task(self.kind)
 
     def save(self, path: Path) -> None:
         """Write to `path`, replacing an older checkpoint atomically. OutputError if that fails."""
@@ -56,14 +64,15 @@ class Checkpoint:
                 raise ModelError(f"{path} is a checkpoint of another vaert version; train again or use that version")
             train = raw.pop("train_config")
             train["stages"] = tuple(Stage(**s) for s in train["stages"])
-            config = CodecConfig(**raw.pop("model_config"))
+            raw.setdefault("kind", "codec")  # there was no other when the first ones were written
+            config = find_task(raw["kind"]).config_type(**raw.pop("model_config"))
             return Checkpoint(model_config=config, train_config=TrainConfig(**train), **raw)
         except ModelError:
             raise
         except Exception as error:  # torch.load raises whatever a damaged pickle stream leads to
             raise ModelError(f"{path} is damaged or not a vaert checkpoint ({type(error).__name__})") from error
 
-    def restore(self, model: CodecVAE, ema: CodecVAE, optimizer: torch.optim.Optimizer) -> None:
+    def restore(self, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Put this state into a new run's objects. ModelError if it does not fit them."""
         try:
             model.load_state_dict(self.model)
@@ -72,9 +81,9 @@ class Checkpoint:
         except (RuntimeError, ValueError, KeyError) as error:
             raise _misfit(error) from error
 
-    def ema_model(self) -> CodecVAE:
+    def ema_model(self) -> Any:
         """The averaged model, in evaluation mode. ModelError if weights and config disagree."""
-        model = CodecVAE(self.model_config)
+        model = self.task.model(self.model_config)
         try:
             model.load_state_dict(self.ema)
         except RuntimeError as error:
@@ -85,10 +94,3 @@ class Checkpoint:
 def _misfit(error: Exception) -> ModelError:
     first = str(error).splitlines()[0]
     return ModelError(f"the checkpoint's weights do not fit its own config ({first}): it is damaged, train again")
-
-
-def profile_config(profile: str) -> CodecConfig:
-    """Config of a profile by name; ModelError lists the known ones."""
-    if profile not in PROFILES:
-        raise ModelError(f"no profile named {profile!r}; there are {', '.join(sorted(PROFILES))}")
-    return PROFILES[profile]

@@ -14,11 +14,9 @@ import click
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from vaert.errors import DataError, VaertError
 from vaert.image import read_image
-from vaert.trainer.config import Stage
 
 Pixels = npt.NDArray[np.uint8]
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
@@ -91,6 +89,11 @@ class Pictures:
             raise DataError(f"no readable picture of {SMALLEST_SIDE} pixels a side or more in {where}{share}")
         return Pictures(items, held_out or [_pixels(items[0])])
 
+    @property
+    def count(self) -> int:
+        """Pictures to draw from."""
+        return len(self.items)
+
     def batch(self, rng: np.random.Generator, count: int, crop: int) -> Pixels:
         """Random crops, (count, crop, crop, 3), flipped at random, half of them shrunk by up to two."""
         return np.stack([self._crop(rng, crop) for _ in range(count)])
@@ -111,17 +114,6 @@ class Pictures:
         if rng.random() < 0.5:
             part = part[:, ::-1]
         return part[::-1] if rng.random() < 0.1 else part
-
-
-def draw(
-    pictures: Pictures, stage: Stage, key: tuple[int, int, int], device: torch.device
-) -> tuple[torch.Tensor, torch.Generator]:
-    """Crops, uint8 (batch, crop, crop, 3), and noise of one step, both functions of key = (seed, step, rank) alone."""
-    rng = np.random.default_rng(key)
-    crops = torch.from_numpy(np.ascontiguousarray(pictures.batch(rng, stage.batch, stage.crop)))
-    generator = torch.Generator(device)
-    generator.manual_seed(int(rng.integers(2**62)))
-    return crops.to(device, non_blocking=True), generator
 
 
 def _bar(paths: list[Path], *, quiet: bool) -> AbstractContextManager[Iterable[Path]]:

@@ -1,4 +1,4 @@
-"""Rate + lambda * distortion for one batch, as one module so that it can be wrapped for several processes."""
+"""The loss of one batch as a module, so that it can be wrapped for several processes; that of the codec."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ def psnr(mse: Tensor) -> Tensor:
     return -10 / math.log(10) * torch.log(mse.clamp_min(1e-10))
 
 
-class RateDistortion(nn.Module):
+class Objective(nn.Module):
+    """What a kind of model is trained for: forward(batch, generator) -> loss and metrics, all 0-d tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.amp = False  # bfloat16 where the model can take it
+        self.progress = 0.0  # fraction of the run that is done
+
+
+class RateDistortion(Objective):
     """The codec's objective: R + lambda 255^2 MSE at a random quality per picture.
 
     Each term is divided by sqrt(lambda), as R grows about so: all rates then pull alike, in relative rate.
@@ -27,7 +36,6 @@ class RateDistortion(nn.Module):
     def __init__(self, model: CodecVAE) -> None:
         super().__init__()
         self.model = model
-        self.amp = False  # bfloat16 in the transforms
 
     def forward(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Metrics]:
         """uint8 (N, H, W, 3) -> loss, and psnr (dB), bpp as 0-d tensors."""

@@ -52,11 +52,6 @@ class Processes:
         return round(self.mean(count) * self.world)
 
 
-def is_first() -> bool:
-    """Whether this is the process that writes files and speaks."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 @contextmanager
 def processes() -> Iterator[Processes]:
     """Join the group that torchrun describes in the environment, or stand alone; the GPU if there is one.

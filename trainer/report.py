@@ -1,20 +1,16 @@
-"""What a run tells: a progress bar, a CSV log, and the rate-distortion plot at the end."""
+"""What a run tells while it goes: a progress bar and a CSV log."""
 
 from __future__ import annotations
 
 import csv
-import io
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,14 +18,12 @@ from vaert.atomic import write_atomic
 from vaert.errors import OutputError
 from vaert.trainer.checkpoint import Checkpoint
 from vaert.trainer.config import TrainConfig
-from vaert.trainer.models.codec import QUALITY_MAX, QUALITY_MIN, CodecVAE
-from vaert.trainer.objective import psnr
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar  # click has no public name for it
 
-LOG, PLOT = "log.csv", "rd.png"
-PLOT_SIZE = 256  # pixels; only the middle of larger pictures is measured
+LOG = "log.csv"
+UNSHOWN = {"norm", "rate"}  # figures that the log has and the progress bar has not
 
 
 class Progress:
@@ -89,7 +83,8 @@ class Progress:
         means = {name: float(value) / self.count for name, value in self.sums.items()}
         self.sums, self.count = {}, 0
         speed = (self.done - self.first) / (time.monotonic() - self.started)
-        self.text = f"{speed:.1f} it/s  {means['psnr']:.2f} dB  {means['bpp']:.3f} bpp  loss {means['loss']:.3f}"
+        shown = (f"{name} {value:.3f}" for name, value in means.items() if name not in UNSHOWN)
+        self.text = f"{speed:.1f} it/s  {'  '.join(shown)}"
         if self.quiet:
             return
         row = {"step": self.done, "seconds": round(self.seconds, 1), **means}
@@ -119,54 +114,3 @@ def _drop_rows(path: Path, *, beyond: int) -> None:
 def _step_of(line: str) -> float:
     first = line.split(",", 1)[0]
     return int(first) if first.isdecimal() else float("inf")
-
-
-@torch.no_grad()
-def rate_distortion(
-    model: CodecVAE, pictures: Sequence[npt.NDArray[np.uint8]], qualities: Sequence[float]
-) -> list[tuple[float, float]]:
-    """(bits per pixel, PSNR in dB) per quality: means over the pictures' parts that are multiples of 64 pixels."""
-    device = next(model.parameters()).device
-    rows = []
-    for quality in qualities:
-        figures = []
-        for pixels in pictures:
-            h, w = pixels.shape[0] // 64 * 64, pixels.shape[1] // 64 * 64
-            x = torch.from_numpy(np.ascontiguousarray(pixels[:h, :w])).to(device)
-            x = x.permute(2, 0, 1)[None].float() / 255 - 0.5
-            x = x.contiguous(memory_format=torch.channels_last)
-            decoded, bpp = model(x, torch.tensor([quality], device=device), None)
-            levels = ((decoded + 0.5) * 255).round().clamp(0, 255) / 255 - 0.5
-            figures.append((float(bpp), float(psnr((levels - x).square().mean()))))
-        means = np.mean(figures, 0)
-        rows.append((float(means[0]), float(means[1])))
-    return rows
-
-
-def write_plot(model: CodecVAE, pictures: Sequence[npt.NDArray[np.uint8]], path: Path) -> bool:
-    """Rate-distortion curve of the model on the pictures' middles as a PNG; False, with a note, without matplotlib."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        click.echo(f"vaert: warning: no {path.name}: it needs matplotlib: pip install 'vaert[eval]'", err=True)
-        return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    parts = [_middle(picture) for picture in pictures]
-    rows = rate_distortion(model, parts, [float(q) for q in np.linspace(QUALITY_MIN, QUALITY_MAX, 12)])
-    figure, axes = pyplot.subplots(figsize=(6, 4), dpi=120)
-    axes.plot(*zip(*rows, strict=True), marker="o")
-    axes.set(xlabel="bits per pixel", ylabel="PSNR, dB", title=f"rate and distortion, {len(parts)} pictures")
-    axes.grid(alpha=0.3)
-    figure.tight_layout()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    pyplot.close(figure)
-    write_atomic(path, buffer.getvalue(), force=True)
-    return True
-
-
-def _middle(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    top, left = (max(0, side - PLOT_SIZE) // 2 for side in pixels.shape[:2])
-    return pixels[top : top + PLOT_SIZE, left : left + PLOT_SIZE]

@@ -3,6 +3,7 @@
 import enum
 import struct
 from dataclasses import dataclass
+from typing import TypeAlias
 
 MAGIC = b"\x96VAE\r\n\x1a\n"
 VERSION = 1
@@ -13,10 +14,19 @@ MAX_PIXELS = 2**28
 ANCILLARY = 0x8000
 """Bit of a section type: a reader that does not know the type skips the section."""
 
+DIGIT_SIDE = 28
+"""Width and height of a digit, in pixels."""
+DIGIT_PIXELS = DIGIT_SIDE * DIGIT_SIDE
+NAME_BYTES = 255
+"""Longest name of a file, in bytes of UTF-8."""
+LOSSLESS_QUALITY = 25600
+"""What the header's quality field holds where nothing is lost."""
+
 HEADER = struct.Struct("<8sHBBQIIBH")
 CRC = struct.Struct("<I")
 SECTION = struct.Struct("<HI")
 LATENTS = struct.Struct("<III")
+DIGITS = struct.Struct("<II")
 HEADER_SIZE = HEADER.size + CRC.size
 OVERHEAD = SECTION.size + CRC.size
 # Signature, chunk length and name, then the IHDR fields: the first 26 bytes of every 8-bit grey PNG.
@@ -39,12 +49,17 @@ class SectionType(enum.IntEnum):
     HYPER = 1
     LATENTS = 2
     ALPHA = 3
+    DIGITS = 4
+    NAMES = 5
     END = 0x7FFF
 
 
 @dataclass(frozen=True)
 class Header:
-    """Facts about the picture: `channels` 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA; `quality_u16` is round(256 q)."""
+    """Facts about the picture, or about each digit.
+
+    `channels`: 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA. `quality_u16` is round(256 q).
+    """
 
     kind: Kind
     model_id: int
@@ -83,13 +98,31 @@ class Latents:
 
 
 @dataclass(frozen=True)
-class Stream:
-    """A whole file: `latents` has one entry per group in index order; `alpha` is an 8-bit grey PNG or None."""
+class PhotoStream:
+    """A file with one photo: `latents` has one entry per group in index order; `alpha` is an 8-bit grey PNG or None."""
 
     header: Header
     hyper: Hyper
     latents: tuple[Latents, ...]
     alpha: bytes | None
+
+
+@dataclass(frozen=True)
+class DigitsStream:
+    """A file with `count` digits of 28x28 grey pixels: CRC-32 of what was coded, and the ANS words (u32 little-endian).
+
+    `names` has one file name per digit, in the order of the digits; None in the file of a single picture.
+    """
+
+    header: Header
+    count: int
+    symbol_crc: int
+    words: bytes
+    names: tuple[str, ...] | None
+
+
+Stream: TypeAlias = PhotoStream | DigitsStream
+"""A whole file."""
 
 
 @dataclass(frozen=True)

@@ -6,58 +6,71 @@ are there before it builds anything, and every way to be wrong is a `BitstreamEr
 
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from vaert._digit_sections import check_digits, check_names, read_digits, write_digits
 from vaert._layout import (
     ANCILLARY,
     CRC,
+    DIGIT_PIXELS,
+    DIGIT_SIDE,
     GROUP_SIZE,
     HEADER,
     HEADER_SIZE,
-    LATENTS,
+    LOSSLESS_QUALITY,
     MAGIC,
     MAX_PIXELS,
     OVERHEAD,
-    PNG_FIXED,
-    PNG_START,
-    SECTION,
     VERSION,
+    DigitsStream,
     Group,
     Header,
     Hyper,
     Kind,
     Latents,
+    PhotoStream,
     SectionType,
     Stream,
 )
+from vaert._photo_sections import check_photo, read_photo, write_photo
+from vaert._sections import SectionReader, section, walk
 from vaert._varint import zigzag_decode, zigzag_encode
 from vaert.errors import BitstreamError, OptionError
 
 __all__ = [
     "ANCILLARY",
+    "DIGIT_PIXELS",
+    "DIGIT_SIDE",
     "GROUP_SIZE",
     "HEADER_SIZE",
+    "LOSSLESS_QUALITY",
     "MAGIC",
     "MAX_PIXELS",
     "VERSION",
+    "DigitsStream",
     "Group",
     "Header",
     "Hyper",
     "Kind",
     "Latents",
+    "PhotoStream",
     "Report",
     "SectionReport",
     "SectionType",
     "Stream",
+    "check_names",
     "group_grid",
     "inspect",
     "parse",
+    "parse_digits",
+    "parse_photo",
     "read_header",
     "write",
     "zigzag_decode",
     "zigzag_encode",
 ]
+
+_DIGITS = (Kind.DIGITS, Kind.LOSSLESS_DIGITS)
 
 
 @dataclass(frozen=True)
@@ -72,30 +85,20 @@ class SectionReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What `inspect` found: `ok` tells whether `parse` accepts the file, `verdict` is "ok" or why it does not."""
+    """What `inspect` found: `ok` tells whether `parse` accepts the file, `verdict` is "ok" or why it does not.
+
+    `stream` is what `parse` made of it, None if it does not accept the file.
+    """
 
     header: Header
     sections: tuple[SectionReport, ...]
-    ok: bool
+    stream: Stream | None
     verdict: str
 
-
-@dataclass(frozen=True)
-class _Section:
-    code: int
-    offset: int
-    payload: bytes
-    checksum_ok: bool
-
     @property
-    def name(self) -> str:
-        if self.code in SectionType._value2member_map_:
-            return SectionType(self.code).name
-        return f"{'ancillary' if self.code & ANCILLARY else 'unknown'} 0x{self.code:04x}"
-
-    @property
-    def ancillary(self) -> bool:
-        return bool(self.code & ANCILLARY)
+    def ok(self) -> bool:
+        """Whether `parse` accepts the file."""
+        return self.stream is not None
 
 
 def group_grid(width: int, height: int) -> list[Group]:
@@ -120,7 +123,8 @@ def write(stream: Stream) -> bytes:
 
     Raises:
         OptionError: a field does not fit its place in the file.
-        BitstreamError: the parts contradict each other (wrong number of groups, alpha without an alpha channel, ...).
+        BitstreamError: the parts contradict each other (wrong number of groups, alpha without an alpha channel, names
+            that cannot be files in one folder, ...).
     """
     header = stream.header
     try:
@@ -129,17 +133,12 @@ def write(stream: Stream) -> bytes:
             header.quality_u16,
         )  # fmt: skip
         parts = [head, CRC.pack(zlib.crc32(head))]
-        parts.append(_section(SectionType.HYPER, CRC.pack(stream.hyper.symbol_crc) + stream.hyper.words))
-        for item in stream.latents:
-            start = LATENTS.pack(item.group, item.symbol_crc, len(item.escapes))
-            parts.append(_section(SectionType.LATENTS, start + item.escapes + item.words))
-        if stream.alpha is not None:
-            parts.append(_section(SectionType.ALPHA, stream.alpha))
-        parts.append(_section(SectionType.END, b""))
+        parts += write_photo(stream) if isinstance(stream, PhotoStream) else write_digits(stream)
+        parts.append(section(SectionType.END, b""))
     except struct.error as error:
         raise OptionError(f"a field does not fit its place in the file: {error}") from error
     data = b"".join(parts)
-    parse(data, max_pixels=header.width * header.height)
+    parse(data, max_pixels=_no_limit(header, len(data)))
     return data
 
 
@@ -178,25 +177,38 @@ def parse(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Stream:
 
     Args:
         data: the bytes of the file.
-        max_pixels: refuse pictures of more than this many pixels before anything is built.
+        max_pixels: refuse a picture, or digits, of more than this many pixels before anything is built.
 
     Raises:
         BitstreamError: the file is damaged, cut, not ours, too large or of another version.
     """
     header = read_header(data)
-    if header.width * header.height > max_pixels:
-        raise BitstreamError(
-            f"the picture has {header.width}x{header.height} = {header.width * header.height} pixels, "
-            f"the limit is {max_pixels}: raise it with --max-pixels"
-        )
-    groups = _group_count(header)
-    least = _least_size(header, groups)
-    if len(data) < least:
-        raise BitstreamError(
-            f"a picture of {header.width}x{header.height} has {groups} groups and takes at least {least} bytes, "
-            f"found {len(data)}: the file is cut or damaged"
-        )
-    return _collect(header, groups, _checked_sections(data))
+    sections = SectionReader(data)
+    stream: Stream
+    if header.kind in _DIGITS:
+        check_digits(header)
+        stream = read_digits(header, sections, max_pixels=max_pixels)
+    else:
+        check_photo(header, len(data), max_pixels=max_pixels)
+        stream = read_photo(header, sections)
+    sections.finish()
+    return stream
+
+
+def parse_photo(data: bytes, *, max_pixels: int = MAX_PIXELS) -> PhotoStream:
+    """The same for a file that must hold a photo. BitstreamError also for any other kind."""
+    _check_kind(data, (Kind.PHOTO,), "a photo; this codec cannot decode it")
+    stream = parse(data, max_pixels=max_pixels)
+    assert isinstance(stream, PhotoStream)  # for the type checker: the kind decides
+    return stream
+
+
+def parse_digits(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DigitsStream:
+    """The same for a file that must hold digits, lossless or not. BitstreamError also for any other kind."""
+    _check_kind(data, _DIGITS, "digits; this model cannot decode it")
+    stream = parse(data, max_pixels=max_pixels)
+    assert isinstance(stream, DigitsStream)  # as above
+    return stream
 
 
 def inspect(data: bytes) -> Report:
@@ -208,13 +220,23 @@ def inspect(data: bytes) -> Report:
     header = read_header(data)
     found: list[SectionReport] = []
     try:
-        for section in _walk(data):
-            size = len(section.payload) + OVERHEAD
-            found.append(SectionReport(section.name, section.offset, size, section.checksum_ok))
-        parse(data, max_pixels=header.width * header.height)
+        for part in walk(data):
+            size = len(part.payload) + OVERHEAD
+            found.append(SectionReport(part.name, part.offset, size, part.checksum_ok))
+        stream = parse(data, max_pixels=_no_limit(header, len(data)))
     except BitstreamError as error:
-        return Report(header, tuple(found), False, str(error))
-    return Report(header, tuple(found), True, "ok")
+        return Report(header, tuple(found), None, str(error))
+    return Report(header, tuple(found), stream, "ok")
+
+
+def _no_limit(header: Header, size: int) -> int:
+    """A bound on pixels that a picture's own header meets; of digits one that their names' memory sets."""
+    return max(header.width * header.height, MAX_PIXELS) if header.kind in _DIGITS else header.width * header.height
+
+
+def _check_kind(data: bytes, kinds: tuple[Kind, ...], wanted: str) -> None:
+    if (kind := read_header(data).kind) not in kinds:
+        raise BitstreamError(f"the file holds {kind.name.lower()}, not {wanted}")
 
 
 def _check_magic(data: bytes) -> None:
@@ -227,139 +249,3 @@ def _check_magic(data: bytes) -> None:
     if data[:4] == MAGIC[:4]:
         raise BitstreamError("line ends in the file were converted: transfer it in binary mode, not as text")
     raise BitstreamError(f"not a vaert file: it starts with {data[: len(MAGIC)].hex(' ')}, not {MAGIC.hex(' ')}")
-
-
-def _group_count(header: Header) -> int:
-    return -(-header.width // GROUP_SIZE) * -(-header.height // GROUP_SIZE)
-
-
-def _least_size(header: Header, groups: int) -> int:
-    """Size in bytes of the shortest file that `header` allows: every payload empty but for its fixed fields."""
-    latents = groups * (OVERHEAD + LATENTS.size)
-    alpha = OVERHEAD + PNG_START.size if header.has_alpha else 0
-    return HEADER_SIZE + OVERHEAD + CRC.size + latents + alpha + OVERHEAD
-
-
-def _section(code: SectionType, payload: bytes) -> bytes:
-    body = SECTION.pack(code, len(payload)) + payload
-    return body + CRC.pack(zlib.crc32(body))
-
-
-def _walk(data: bytes) -> Iterator[_Section]:
-    """Sections of `data` up to END or the end of the bytes, checksums computed but not judged."""
-    offset = HEADER_SIZE
-    view = memoryview(data)
-    while offset < len(data):
-        if len(data) - offset < OVERHEAD:
-            raise BitstreamError(f"the file is cut inside the section at byte {offset}: get the whole file again")
-        code, length = SECTION.unpack_from(data, offset)
-        stop = offset + SECTION.size + length
-        if stop + CRC.size > len(data):
-            raise BitstreamError(
-                f"the section at byte {offset} says {length} bytes of payload, only "
-                f"{len(data) - offset - OVERHEAD} remain: the file is cut or damaged"
-            )
-        good = zlib.crc32(view[offset:stop]) == CRC.unpack_from(data, stop)[0]
-        yield _Section(code, offset, data[offset + SECTION.size : stop], good)
-        offset = stop + CRC.size
-        if code == SectionType.END:
-            break
-    else:
-        raise BitstreamError("the file ends without its END section: it is cut, get the whole file again")
-    if offset != len(data):
-        raise BitstreamError(f"{len(data) - offset} bytes follow the END section, expected none: the file is damaged")
-
-
-def _checked_sections(data: bytes) -> Iterator[_Section]:
-    """Critical sections of `data`, each with a good checksum and a known type; unknown ancillary ones are skipped."""
-    for section in _walk(data):
-        if not section.checksum_ok:
-            raise BitstreamError(
-                f"the checksum of section {section.name} at byte {section.offset} does not match: "
-                "the file is damaged, get it again"
-            )
-        if section.ancillary:
-            continue
-        if section.code not in SectionType._value2member_map_:
-            raise BitstreamError(
-                f"unknown critical section 0x{section.code:04x} at byte {section.offset}: update vaert"
-            )
-        yield section
-
-
-def _collect(header: Header, groups: int, sections: Iterator[_Section]) -> Stream:
-    hyper: Hyper | None = None
-    latents: list[Latents] = []
-    alpha: bytes | None = None
-    for section in sections:
-        expected = _expected(header, groups, hyper is not None, len(latents), alpha is not None)
-        if section.code != expected:
-            raise BitstreamError(
-                f"found section {section.name} at byte {section.offset}, expected {expected.name}: the file is damaged"
-            )
-        if expected is SectionType.HYPER:
-            hyper = _read_hyper(section.payload)
-        elif expected is SectionType.LATENTS:
-            latents.append(_read_latents(section.payload, expected_group=len(latents)))
-        elif expected is SectionType.ALPHA:
-            alpha = _read_alpha(section.payload, header)
-        elif section.payload:
-            raise BitstreamError(
-                f"the END section has {len(section.payload)} bytes, expected none: the file is damaged"
-            )
-    if hyper is None:  # `_walk` ends only after END, and END is expected only after HYPER
-        raise BitstreamError("the HYPER section is missing: the file is damaged")
-    return Stream(header, hyper, tuple(latents), alpha)
-
-
-def _expected(header: Header, groups: int, has_hyper: bool, latents: int, has_alpha: bool) -> SectionType:
-    if not has_hyper:
-        return SectionType.HYPER
-    if latents < groups:
-        return SectionType.LATENTS
-    return SectionType.ALPHA if header.has_alpha and not has_alpha else SectionType.END
-
-
-def _read_hyper(payload: bytes) -> Hyper:
-    if len(payload) < CRC.size:
-        raise BitstreamError(f"the HYPER section has {len(payload)} bytes, expected at least 4: the file is damaged")
-    return Hyper(CRC.unpack_from(payload)[0], _words(payload[CRC.size :], "HYPER"))
-
-
-def _read_latents(payload: bytes, *, expected_group: int) -> Latents:
-    if len(payload) < LATENTS.size:
-        raise BitstreamError(f"a LATENTS section has {len(payload)} bytes, expected at least 12: the file is damaged")
-    group, symbol_crc, escapes = LATENTS.unpack_from(payload)
-    if group != expected_group:
-        raise BitstreamError(f"found latents of group {group}, expected group {expected_group}: the file is damaged")
-    rest = payload[LATENTS.size :]
-    if escapes > len(rest):
-        raise BitstreamError(
-            f"latents of group {group} say {escapes} escape bytes, only {len(rest)} remain: the file is damaged"
-        )
-    return Latents(group, symbol_crc, rest[:escapes], _words(rest[escapes:], "LATENTS"))
-
-
-def _words(data: bytes, name: str) -> bytes:
-    if len(data) % 4:
-        raise BitstreamError(
-            f"the ANS words of a {name} section take {len(data)} bytes, expected a multiple of 4: the file is damaged"
-        )
-    return data
-
-
-def _read_alpha(payload: bytes, header: Header) -> bytes:
-    if len(payload) < PNG_START.size or PNG_START.unpack_from(payload)[:3] != PNG_FIXED:
-        raise BitstreamError("the ALPHA section does not hold a PNG stream: the file is damaged")
-    _, _, _, width, height, depth, colour = PNG_START.unpack_from(payload)
-    if (depth, colour) != (8, 0):
-        raise BitstreamError(
-            f"the ALPHA section holds a PNG of bit depth {depth} and colour type {colour}, expected 8 and 0 (grey): "
-            "the file is damaged"
-        )
-    if (width, height) != (header.width, header.height):
-        raise BitstreamError(
-            f"the ALPHA section holds {width}x{height} pixels, the header says {header.width}x{header.height}: "
-            "the file is damaged"
-        )
-    return payload

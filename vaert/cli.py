@@ -14,8 +14,10 @@ from vaert import __version__
 from vaert.commands.codec import compress, decompress
 from vaert.commands.evaluate import evaluate
 from vaert.commands.export import export
+from vaert.commands.generate import generate
 from vaert.commands.inspect import info, models
 from vaert.commands.report import one_line
+from vaert.commands.restore import restore
 from vaert.commands.train import train
 from vaert.errors import OptionError, VaertError
 
@@ -25,10 +27,10 @@ FAILED, WRONG_OPTION, INTERRUPTED = 1, 2, 130
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="vaert", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Compress, decompress and inspect images with learned codecs; train, export and evaluate them."""
+    """Compress, restore and make images with variational autoencoders; train, export and evaluate them."""
 
 
-for _command in (compress, decompress, info, models, train, export, evaluate):
+for _command in (compress, decompress, generate, restore, info, models, train, export, evaluate):
     cli.add_command(_command)
 
 

@@ -17,26 +17,26 @@ from vaert.tables import Tables
 FORMAT = 1
 MANIFEST = "manifest.json"
 BUNDLED = Path(__file__).parent / "models"
-CODEC = "codec"
+CODEC, DIGITS, LOSSLESS_DIGITS = "codec", "digits", "lossless_digits"  # kinds of model
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a package is. Lengths are in pixels unless said otherwise."""
+    """What a package is.
+
+    geometry of a codec, in pixels: size_multiple (graphs take heights and widths that are multiples of it),
+    latent_stride, hyper_stride, and halo: how far outside a tile encoder, hyper_encoder and decoder look. Of digits:
+    height, width, and the number of latents.
+    """
 
     name: str
-    kind: str  # "codec"
+    kind: str  # CODEC, ...
     version: int  # of the package format
     profile: str
     precision: str  # "fp32"
     model_id: int  # 64-bit, the same for every precision of one model
     config: Mapping[str, Any]  # of the architecture
-    size_multiple: int  # graphs take heights and widths that are multiples of this
-    latent_stride: int
-    hyper_stride: int
-    halo: Mapping[
-        str, int
-    ]  # how far outside a tile the encoder, hyper_encoder and decoder look, multiples of size_multiple
+    geometry: Mapping[str, Any]  # what the runtime must know of the graphs' shapes; its fields depend on the kind
     graphs: Mapping[str, Mapping[str, Any]]  # graph name -> inputs and outputs: name, type, shape
     rates: Mapping[str, Any]  # measured: quality -> bits per pixel and PSNR, and on what
     training: Mapping[str, Any]
@@ -86,6 +86,15 @@ class Package:
             return Package(folder, Manifest.from_json(text))
         except ModelError as error:
             raise ModelError(f"{folder}: {error}") from error
+
+    def require(self, *kinds: str) -> Package:
+        """This package, if it is of one of these kinds; ModelError otherwise."""
+        if self.manifest.kind not in kinds:
+            raise ModelError(
+                f"model {self.manifest.name} is of kind {self.manifest.kind}, this needs {' or '.join(kinds)}: "
+                "choose another --model (vaert models lists them)"
+            )
+        return self
 
     def read(self, name: str) -> bytes:
         """The bytes of one file; ModelError if it is missing or not what the manifest says."""

@@ -1,5 +1,6 @@
 """`vaert compress` and `vaert decompress`."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,13 @@ from vaert.commands.report import STREAM, grouped, say, show_json, warn
 from vaert.errors import BitstreamError, ImageError, OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vaert.bitstream import Header
+    from vaert.package import Package
     from vaert.runtime.codec import Codec
 
-DEFAULT_MODEL = "fast"
+DEFAULT_MODEL, LOSSLESS_MODEL = "fast", "mnist-lossless"
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,9 @@ class _Shared:
 
 @dataclass(frozen=True)
 class _Compress(_Shared):
-    """Options of `vaert compress`; at most one of the last four is set."""
+    """Options of `vaert compress`; at most one of the last four is set, and none of them with `lossless`."""
 
+    lossless: bool
     quality: float | None
     bpp: float | None
     size: int | None
@@ -53,32 +58,72 @@ class _Decompress(_Shared):
 @click.option("--quality", type=FiniteRange(1, 100), help="Quality, decimals allowed.  [default: 60]")
 @click.option("--bpp", type=FiniteRange(0, min_open=True), help="Target rate in bits per pixel.")
 @click.option("--size", type=click.IntRange(min=1), help="Target file size in bytes.")
-@click.option("--psnr", type=FiniteRange(0, min_open=True), help="Target fidelity in dB.")
+@click.option("--psnr", type=FiniteRange(0, min_open=True), help="Target fidelity in dB; of digits, their mean.")
+@click.option("--lossless", is_flag=True, help=f"Lose nothing; digits only.  [model: {LOSSLESS_MODEL}]")
 @model_options
 @output_options
 def compress(source: str, target: str, **given: Any) -> None:
     """Compress the image IN to the file OUT (`-` is stdin, stdout).
 
-    At most one of --quality, --bpp, --size and --psnr.
+    At most one of --quality, --bpp, --size, --psnr and --lossless. With a model of digits IN is a grey picture of 28x28
+    pixels, or a folder of them that go into one file with their names.
     """
     options = _Compress(**given)
-    at_most_one({f"--{name}": given[name] for name in ("quality", "bpp", "size", "psnr")})
+    at_most_one({f"--{name}": given[name] or None for name in ("quality", "bpp", "size", "psnr", "lossless")})
     check_target(target, force=options.force)
-    encoded = read_input(source, max_pixels=options.max_pixels, error=ImageError)
-    data, facts = _encode(source, encoded, options=options)
+    package = _package(options)
+    data, facts = _encoder(package)(source, package, options=options)
     write_output(target, data, force=options.force)
     _report(options, facts={"input": source, "output": target, **facts})
 
 
-def _encode(source: str, encoded: bytes, *, options: _Compress) -> tuple[bytes, dict[str, object]]:
-    """Turn an image file's bytes into a .vaert file's bytes and the facts to report."""
+def _package(options: _Compress) -> "Package":
+    """The model to compress with. OptionError if it loses something and nothing may be lost."""
+    from vaert.package import LOSSLESS_DIGITS, find_package
+
+    package = find_package(options.model or (LOSSLESS_MODEL if options.lossless else DEFAULT_MODEL))
+    if options.lossless and package.manifest.kind != LOSSLESS_DIGITS:
+        raise OptionError(
+            f"--lossless needs a lossless model, {package.manifest.name} is none: leave out --model, or give "
+            f"{LOSSLESS_MODEL}, which takes digits of 28x28 pixels"
+        )
+    return package
+
+
+def _encoder(package: "Package") -> "Callable[..., tuple[bytes, dict[str, object]]]":
+    """What compresses with a model of its kind. OptionError if the model is for something else."""
+    from vaert.package import CODEC, DIGITS, LOSSLESS_DIGITS
+
+    encoders = {CODEC: _encode, DIGITS: _encode_digits, LOSSLESS_DIGITS: _encode_digits}
+    manifest = package.manifest
+    if manifest.kind not in encoders:
+        raise OptionError(f"model {manifest.name} is of kind {manifest.kind}, which does not compress: give another")
+    return encoders[manifest.kind]
+
+
+def _encode_digits(source: str, package: "Package", *, options: _Compress) -> tuple[bytes, dict[str, object]]:
+    """Turn a digit's image file, or a folder of them, into a .vaert file's bytes and the facts to report."""
+    from vaert.commands.digits import DigitOptions, compress_digits
+
+    asked = DigitOptions(options.quality, options.psnr, options.bpp, options.size, options.threads, options.max_pixels)
+    return compress_digits(source, package, options=asked)
+
+
+def _encode(source: str, package: "Package", *, options: _Compress) -> tuple[bytes, dict[str, object]]:
+    """Turn an image file into a .vaert file's bytes and the facts to report."""
     from vaert.bitstream import read_header
     from vaert.image import read_image
 
+    if os.path.isdir(source):
+        raise ImageError(
+            f"{source} is a folder, expected one file: run the command once for each file in it (digits of 28x28 "
+            "pixels go into one file: --model mnist-conv)"
+        )
+    encoded = read_input(source, max_pixels=options.max_pixels, error=ImageError)
     picture = read_image(encoded, name=source, max_pixels=options.max_pixels)
     if picture.dropped:
         warn(f"{source}: {', '.join(picture.dropped)} not kept: a .vaert file holds pixels only")
-    codec = _open_codec(options.model or DEFAULT_MODEL, threads=options.threads)
+    codec = _open_codec(package, threads=options.threads)
     data = codec.compress(picture.pixels, options.quality, bpp=options.bpp, size=options.size, psnr=options.psnr)
     facts = _facts(read_header(data), codec, coded=len(data), written=len(data))
     return data, {**facts, "dropped": list(picture.dropped)}
@@ -93,15 +138,51 @@ def _encode(source: str, encoded: bytes, *, options: _Compress) -> tuple[bytes, 
 def decompress(source: str, target: str, **given: Any) -> None:
     """Decompress the .vaert file IN to the image OUT (`-` is stdin, stdout).
 
-    The model is found by the identity in the file; --model names one that is not bundled.
+    A file that holds a folder of digits makes the folder OUT. The model is found by the identity in the file; --model
+    names one that is not bundled.
     """
+    from vaert.bitstream import Kind, read_header
+
     options = _Decompress(**given)
+    if options.format is not None:
+        _image_format(target, options.format)  # a wrong option is worth no work
+    coded = read_input(source, max_pixels=options.max_pixels, error=BitstreamError)
+    digits = read_header(coded).kind in (Kind.DIGITS, Kind.LOSSLESS_DIGITS)
+    facts = (_write_digits if digits else _write_photo)(target, coded, options=options)
+    _report(options, facts={"input": source, "output": target, **facts})
+
+
+def _write_photo(target: str, coded: bytes, *, options: _Decompress) -> dict[str, object]:
+    """Decode a file with a photo, write the image and return the facts to report."""
     ending = _image_format(target, options.format)
     check_target(target, force=options.force)
-    stream = read_input(source, max_pixels=options.max_pixels, error=BitstreamError)
-    data, facts = _decode(stream, ending=ending, options=options)
+    data, facts = _decode(coded, ending=ending, options=options)
     write_output(target, data, force=options.force)
-    _report(options, facts={"input": source, "output": target, **facts})
+    return facts
+
+
+def _write_digits(target: str, coded: bytes, *, options: _Decompress) -> dict[str, object]:
+    """Decode a file with digits, write an image or a folder of them and return the facts to report."""
+    from vaert.bitstream import parse_digits
+    from vaert.commands.digits import check_folder_target, decompress_digits, digit_facts, write_digits
+    from vaert.package import find_by_id, find_package
+
+    stream = parse_digits(coded, max_pixels=options.max_pixels)
+    package = find_package(options.model) if options.model else find_by_id(stream.header.model_id)
+    ending = "png"
+    if stream.names is None:
+        ending = _image_format(target, options.format)
+        check_target(target, force=options.force)
+    else:
+        check_folder_target(target, named=options.format)
+    files = decompress_digits(stream, package, ending=ending, threads=options.threads)
+    if stream.names is None:
+        write_output(target, files[""], force=options.force)
+    else:
+        write_digits(target, files, force=options.force)
+    written = sum(map(len, files.values()))
+    facts = digit_facts(stream, package=package, coded=len(coded), written=written)
+    return facts if stream.names is not None else {**facts, "format": ending}
 
 
 def _image_format(target: str, named: str | None) -> str:
@@ -144,7 +225,7 @@ def _facts(header: "Header", codec: "Codec", *, coded: int, written: int) -> dic
     }
 
 
-def _open_codec(model: str | Path, *, threads: int | None) -> "Codec":
+def _open_codec(model: "str | Path | Package", *, threads: int | None) -> "Codec":
     """Load the engine, which takes longest to import, after everything cheaper was checked."""
     from vaert.runtime.codec import Codec
 
@@ -158,4 +239,5 @@ def _report(options: _Shared, *, facts: dict[str, object]) -> None:
     elif not options.quiet:
         size = grouped(int(str(facts["bytes"])))
         rate = f"{facts['bpp']:.3f} bpp, quality {facts['quality']:.1f}"
-        say(f"{facts['input']} -> {facts['output']}: {facts['pixels']} pixels, {size} bytes, {rate}")
+        what = f"{facts['pixels']} pixels" if facts.get("digits", 1) == 1 else f"{facts['digits']} digits"
+        say(f"{facts['input']} -> {facts['output']}: {what}, {size} bytes, {rate}")

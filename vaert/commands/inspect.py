@@ -36,7 +36,11 @@ def info(context: click.Context, source: str, as_json: bool) -> None:
 
 
 def _facts(source: str, size: int, *, report: "Report") -> dict[str, object]:
+    from vaert.bitstream import DigitsStream
+
     header = report.header
+    digits = report.stream if isinstance(report.stream, DigitsStream) else None
+    pixels = header.width * header.height * (digits.count if digits else 1)
     return {
         "file": source,
         "ok": report.ok,
@@ -47,7 +51,8 @@ def _facts(source: str, size: int, *, report: "Report") -> dict[str, object]:
         "channels": header.channels,
         "quality": header.quality,
         "bytes": size,
-        "bpp": 8 * size / (header.width * header.height),
+        "bpp": 8 * size / pixels,
+        **({"digits": digits.count, "names": digits.names} if digits else {}),
         "model": _bundled_name(header.model_id),
         "model_id": f"{header.model_id:016x}",
         "sections": [
@@ -71,6 +76,7 @@ def _print_info(facts: dict[str, object], report: "Report") -> None:
     rows = [
         ("file", one_line(str(facts["file"]))),
         ("kind", str(facts["kind"])),
+        *([("digits", _digits_line(facts))] if "digits" in facts else []),
         ("picture", f"{header.width} x {header.height}, {_CHANNELS[header.channels]}"),
         ("quality", f"{header.quality:g}"),
         ("size", f"{grouped(int(str(facts['bytes'])))} bytes, {facts['bpp']:.3f} bpp"),
@@ -82,6 +88,18 @@ def _print_info(facts: dict[str, object], report: "Report") -> None:
     for part in report.sections:
         state = "ok" if part.checksum_ok else "CHECKSUM WRONG"
         click.echo(f"  {part.name:<10} at {part.offset:>10}  {part.size:>10} bytes  {state}")
+
+
+def _digits_line(facts: Mapping[str, object]) -> str:
+    """How many digits a file holds, and what their names take."""
+    names = facts["names"]
+    if names is None:
+        return f"{facts['digits']}, without a name"
+    sections = facts["sections"]
+    assert isinstance(names, tuple)  # for the type checker, as the next
+    assert isinstance(sections, list)
+    size = sum(part["bytes"] for part in sections if part["name"] == "NAMES")
+    return f"{facts['digits']}, {names[0]} to {names[-1]}, {grouped(size)} bytes of names"
 
 
 @click.command()
@@ -97,10 +115,9 @@ def models(as_json: bool) -> None:
     for model in found:
         rates = list(_bpp_values(model["rates"]))
         reach = f"{min(rates):.2f}-{max(rates):.2f} bpp" if rates else "rates not measured"
-        size = grouped(int(str(model["bytes"])))
-        click.echo(
-            f"{model['name']}  {model['profile']}  {model['precision']}  {model['model_id']}  {size} bytes  {reach}"
-        )
+        size = f"{grouped(int(str(model['bytes'])))} bytes"
+        facts = (model[name] for name in ("name", "kind", "profile", "precision", "model_id"))
+        click.echo("  ".join([*map(str, facts), size, reach]))
 
 
 def _model_facts(name: str) -> dict[str, object]:
@@ -110,6 +127,7 @@ def _model_facts(name: str) -> dict[str, object]:
     manifest = package.manifest
     return {
         "name": manifest.name,
+        "kind": manifest.kind,
         "version": manifest.version,
         "profile": manifest.profile,
         "precision": manifest.precision,
