@@ -13,10 +13,10 @@ from torch.export import Dim
 
 from vaert.resample import axis_matrix
 from vaert.resample import downscale as downscale_pixels
-from vaert.trainer.conditional_elbo import MARGIN, ConditionalElbo, downscale, small_and_large, turned
+from vaert.trainer.conditional_elbo import MARGIN, Upscaling, downscale, small_and_large, turned
+from vaert.trainer.models.conditional import Gaussian
 from vaert.trainer.models.upscaler import (
     PROFILES,
-    Gaussian,
     UpscaleGraph,
     UpscalerConfig,
     UpscalerVAE,
@@ -136,7 +136,7 @@ def test_turns_are_the_eight_of_a_square() -> None:
 
 def test_objective_trains_every_parameter_and_repeats() -> None:
     model = awake(tiny()).train()
-    objective = ConditionalElbo(model)
+    objective = Upscaling(model)
     objective.progress = 1.0
     losses = []
     for _ in range(2):
@@ -151,7 +151,7 @@ def test_objective_trains_every_parameter_and_repeats() -> None:
 
 
 def test_the_weight_of_the_kl_grows_with_the_run() -> None:
-    objective = ConditionalElbo(awake(tiny()))
+    objective = Upscaling(awake(tiny()))
     losses = []
     for progress in (0.0, 0.1, 0.2, 1.0):
         objective.progress = progress
@@ -164,7 +164,7 @@ def test_the_weight_of_the_kl_grows_with_the_run() -> None:
 def test_objective_learns_in_bfloat16() -> None:
     torch.manual_seed(0)
     model = UpscalerVAE(tiny(2))
-    objective = ConditionalElbo(model)
+    objective = Upscaling(model)
     objective.amp = True
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     y, x = np.mgrid[:28, :28]

@@ -1,16 +1,18 @@
-"""The upscaler's objective: error at the prior mean and the conditional ELBO, from large crops alone."""
+"""What upscaler and restorer are trained for: the error at the prior mean and the conditional ELBO."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vaert.resample import axis_matrix
-from vaert.trainer.models.upscaler import PIXEL_MAX, UpscalerVAE
+from vaert.trainer.models.conditional import PIXEL_MAX
+from vaert.trainer.models.restorer import RestorerVAE, filled
+from vaert.trainer.models.upscaler import UpscalerVAE
 from vaert.trainer.objective import Metrics, Objective, psnr
 
 KL_WARMUP = 0.2  # fraction of the run over which the weight of the KL term grows from 0 to 1
+LUMA = (0.299, 0.587, 0.114)
 ELBO_WEIGHT = 0.5  # against the error at the prior mean, see docs/training.md
 MARGIN = 2  # small pixels at every edge of a crop that the down-scaling makes from repeated samples: cut off
 
@@ -23,32 +25,62 @@ class ConditionalElbo(Objective):
     multiplied by b, so that both terms are absolute errors and the weight between them means the same all along.
     """
 
-    def __init__(self, model: UpscalerVAE) -> None:
+    def __init__(self, model: UpscalerVAE | RestorerVAE) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Metrics]:
-        """Large crops -> loss; psnr (dB) at the prior mean, detail (dB) with z of the posterior, kl (nats per latent).
+    def pair(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What the model is given and what it should make of it, 0..1, (N, C, h, w) and (N, 3, H, W), of a batch."""
+        raise NotImplementedError
 
-        Crops are uint8 (N, H, W, 3) with sides that are multiples of the scale and more than 2 MARGIN small pixels.
-        """
-        scale, model = self.model.config.scale, self.model
-        small, large = small_and_large(turned(batch, generator), scale)
-        base = model.base(small)
-        missing = large - F.pixel_shuffle(base, scale)
-        with torch.autocast(large.device.type, torch.bfloat16, enabled=self.amp):
-            features = model.features(small)
+    def forward(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Metrics]:
+        """Batch -> loss; psnr (dB) at the prior mean, detail (dB) with z of the posterior, kl (nats per latent)."""
+        model = self.model
+        given, target = self.pair(batch, generator)
+        base = model.base(given)
+        missing = target - model.picture(base)
+        with torch.autocast(target.device.type, torch.bfloat16, enabled=self.amp):
+            features = model.features(given)
             prior = model.prior(features)
             best = model.decode(base, features, prior.mean)
             posterior = model.posterior(missing, features, prior)
-            noise = torch.randn(prior.mean.shape, generator=generator, device=large.device)
+            noise = torch.randn(prior.mean.shape, generator=generator, device=target.device)
             drawn = model.decode(base, features, posterior.sample(noise))
         kl = posterior.divergence(prior).mean()
-        error, scatter = (best - large).abs().mean(), (drawn - large).abs().mean()
-        latents_per_sample = prior.mean.numel() / large.numel()
+        error, scatter = self.error(best, target), self.error(drawn, target)
+        latents_per_sample = prior.mean.numel() / target.numel()
         weight = min(1.0, self.progress / KL_WARMUP) * scatter.detach() * latents_per_sample
-        metrics = {"psnr": _psnr(best, large), "detail": _psnr(drawn, large), "kl": kl.detach()}
+        metrics = {"psnr": _psnr(best, target), "detail": _psnr(drawn, target), "kl": kl.detach()}
         return error + ELBO_WEIGHT * (scatter + weight * kl), metrics
+
+    def error(self, found: Tensor, target: Tensor) -> Tensor:
+        """Mean absolute error of pictures (N, 3, H, W)."""
+        return (found - target).abs().mean()
+
+
+class Upscaling(ConditionalElbo):
+    """From large crops alone, uint8 (N, H, W, 3): sides are multiples of the scale, more than 2 MARGIN small pixels."""
+
+    def pair(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Small and large pictures."""
+        return small_and_large(turned(batch, generator), self.model.config.scale)
+
+
+class Restoration(ConditionalElbo):
+    """From crops that are clean, damaged and hidden in part, uint8 (N, H, W, 7): both in RGB, mask of 0 and 1."""
+
+    def pair(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Filled pictures with their masks, and clean ones."""
+        channels = batch.permute(0, 3, 1, 2).float()
+        clean, damaged, hidden = channels[:, :3] / PIXEL_MAX, channels[:, 3:6] / PIXEL_MAX, channels[:, 6:]
+        given = torch.cat([filled(damaged, hidden), hidden], 1)
+        return tuple(t.contiguous(memory_format=torch.channels_last) for t in (given, clean))  # type: ignore[return-value]
+
+    def error(self, found: Tensor, target: Tensor) -> Tensor:
+        """Mean absolute error of RGB and of luma (BT.601) alike: the eye and the measure look at luma."""
+        difference = found - target
+        luma = (difference * difference.new_tensor(LUMA)[:, None, None]).sum(1)
+        return 0.5 * (difference.abs().mean() + luma.abs().mean())
 
 
 def small_and_large(crops: Tensor, scale: int) -> tuple[Tensor, Tensor]:

@@ -14,14 +14,17 @@ import torch
 from vaert.atomic import write_atomic
 from vaert.image import encode_image
 from vaert.resample import downscale, upscale
+from vaert.trainer.damage import DamagedPictures
 from vaert.trainer.data import Pictures
 from vaert.trainer.digits import DigitSet
 from vaert.trainer.models.codec import QUALITY_MAX, QUALITY_MIN, CodecVAE
+from vaert.trainer.models.conditional import PIXEL_MAX
 from vaert.trainer.models.digits import DigitVAE
-from vaert.trainer.models.upscaler import PIXEL_MAX, UpscalerVAE
+from vaert.trainer.models.restorer import RestorerVAE
+from vaert.trainer.models.upscaler import UpscalerVAE
 from vaert.trainer.objective import psnr
 
-PLOT, DIGITS, UPSCALED = "rd.png", "reconstructions.png", "upscaled.png"
+PLOT, DIGITS, UPSCALED, RESTORED = "rd.png", "reconstructions.png", "upscaled.png", "restored.png"
 SHOWN = 6  # pictures
 PLOT_SIZE = 256  # pixels; only the middle of larger pictures is measured
 
@@ -111,4 +114,17 @@ def plot_upscaled(model: UpscalerVAE, pictures: Pictures, out: Path) -> dict[str
             shown[: large.shape[0], left : left + large.shape[1]] = part
         rows.append(shown)
     write_atomic(path, encode_image(np.concatenate(rows), format="png"), force=True)
+    return {"plot": path}
+
+
+@torch.no_grad()
+def plot_restored(model: RestorerVAE, pictures: DamagedPictures, out: Path) -> dict[str, Path]:
+    """Crops of held-out pictures as a PNG in `out`, by name: damaged with holes in black, restored, clean."""
+    path, device, rng = out / RESTORED, next(model.parameters()).device, np.random.default_rng(0)
+    batch = DamagedPictures(pictures.held_out, ()).batch(rng, SHOWN, PLOT_SIZE)
+    clean, damaged, mask = batch[..., :3], batch[..., 3:6], batch[..., 6:]
+    x, hidden = (torch.from_numpy(a).to(device).permute(0, 3, 1, 2).float() for a in (damaged, mask))
+    restored = (model(x / PIXEL_MAX, hidden) * PIXEL_MAX).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    shown = np.concatenate([np.concatenate(list(a)) for a in (damaged * (1 - mask), restored, clean)], 1)
+    write_atomic(path, encode_image(shown, format="png"), force=True)
     return {"plot": path}

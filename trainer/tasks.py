@@ -14,8 +14,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from vaert.errors import ModelError
-from vaert.trainer.conditional_elbo import MARGIN, ConditionalElbo
+from vaert.trainer.conditional_elbo import MARGIN, Restoration, Upscaling
 from vaert.trainer.config import CODEC_STAGES, Stage, TrainConfig
+from vaert.trainer.damage import DamagedPictures
 from vaert.trainer.data import Pictures
 from vaert.trainer.digit_entropy import fit
 from vaert.trainer.digits import DigitSet
@@ -28,10 +29,12 @@ from vaert.trainer.models.mnist_conv import ConvConfig, ConvVAE
 from vaert.trainer.models.mnist_lossless import PROFILES as LOSSLESS_PROFILES
 from vaert.trainer.models.mnist_lossless import LosslessVAE
 from vaert.trainer.models.mnist_mlp import MlpConfig, MlpVAE
+from vaert.trainer.models.restorer import PROFILES as RESTORER_PROFILES
+from vaert.trainer.models.restorer import RestorerVAE
 from vaert.trainer.models.upscaler import PROFILES as UPSCALER_PROFILES
 from vaert.trainer.models.upscaler import UpscalerConfig, UpscalerVAE
 from vaert.trainer.objective import Objective, RateDistortion
-from vaert.trainer.plots import plot_digits, plot_rate_distortion, plot_upscaled
+from vaert.trainer.plots import plot_digits, plot_rate_distortion, plot_restored, plot_upscaled
 
 
 class Data(Protocol):
@@ -161,13 +164,22 @@ def upscale_task(profile: str, config: UpscalerConfig) -> Task:
         config=TrainConfig(steps=30_000, stages=upscaler_stages(config.scale)),
         load=Pictures.load,
         model=UpscalerVAE,
-        objective=ConditionalElbo,
+        objective=Upscaling,
         finish=plot_upscaled,
     )
 
 
 UPSCALERS = tuple(upscale_task(name, config) for name, config in UPSCALER_PROFILES.items())
-TASKS = {task.kind: task for task in (CODEC, MNIST_MLP, MNIST_CONV, MNIST_LOSSLESS, *UPSCALERS)}
+RESTORE = Task(
+    kind="restore",
+    profiles=RESTORER_PROFILES,
+    config=TrainConfig(steps=24_000, stages=(Stage(0.0, 8, 96), Stage(0.5, 8, 128), Stage(0.85, 4, 224))),
+    load=DamagedPictures.load,
+    model=RestorerVAE,
+    objective=Restoration,
+    finish=plot_restored,
+)
+TASKS = {task.kind: task for task in (CODEC, MNIST_MLP, MNIST_CONV, MNIST_LOSSLESS, *UPSCALERS, RESTORE)}
 
 
 def find_task(kind: str) -> Task:

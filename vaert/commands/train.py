@@ -116,6 +116,16 @@ def upscale(scale: str, **options: Any) -> None:
     _train(f"upscale-x{scale}", profile=f"upscale-x{scale}", **options)
 
 
+@train.command()
+@_photo_options
+def restore(**options: Any) -> None:
+    """Train the restorer of photos: compression damage and holes.
+
+    At most one of --steps and --minutes.
+    """
+    _train("restore", profile="restore", **options)
+
+
 def _train(kind: str, **options: Any) -> None:
     at_most_one({f"--{name}": options.get(name) for name in ("epochs", "steps", "minutes")})
     with needs_extra("vaert train", extra="train", modules=("torch", "safetensors")):
