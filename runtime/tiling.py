@@ -28,6 +28,11 @@ def scaled(span: slice, stride: int) -> slice:
     return slice(span.start // stride, span.stop // stride)
 
 
+def enlarged(span: slice, scale: int) -> slice:
+    """The same span of a picture that is `scale` times larger."""
+    return slice(span.start * scale, span.stop * scale)
+
+
 def spans(length: int, tile: int, halo: int) -> list[Span]:
     """Cut `length` pixels into tiles; all are multiples of the graphs' size rule."""
     starts = range(0, length, tile)

@@ -7,6 +7,8 @@
     codec = vaert.Codec()
     data = codec.compress(pixels, quality=60)  # pixels: uint8, H x W or H x W x {2, 3, 4}
     pixels = codec.decompress(data)
+
+    large = vaert.Upscaler(scale=4).upscale(pixels)  # the same kinds of pictures, 4 times as wide and high
 """
 
 from importlib import import_module
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
         VaertError,
     )
     from vaert.runtime.codec import Codec
+    from vaert.runtime.upscaler import Upscaler
 
 __version__ = "0.1.0"
 
@@ -40,11 +43,12 @@ __all__ = [
     "OptionError",
     "OutputError",
     "TargetError",
+    "Upscaler",
     "VaertError",
     "__version__",
 ]
 
-_ELSEWHERE = {"Codec": "vaert.runtime.codec"}
+_ELSEWHERE = {"Codec": "vaert.runtime.codec", "Upscaler": "vaert.runtime.upscaler"}
 
 
 def __getattr__(name: str) -> object:

@@ -17,7 +17,8 @@ from vaert.tables import Tables
 FORMAT = 1
 MANIFEST = "manifest.json"
 BUNDLED = Path(__file__).parent / "models"
-CODEC, DIGITS, LOSSLESS_DIGITS = "codec", "digits", "lossless_digits"  # kinds of model
+# Kinds of model.
+CODEC, DIGITS, LOSSLESS_DIGITS, UPSCALER = "codec", "digits", "lossless_digits", "upscaler"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Manifest:
 
     geometry of a codec, in pixels: size_multiple (graphs take heights and widths that are multiples of it),
     latent_stride, hyper_stride, and halo: how far outside a tile encoder, hyper_encoder and decoder look. Of digits:
-    height, width, and the number of latents.
+    height, width, and the number of latents. Of an upscaler: size_multiple, scale, latents (channels of its noise), and
+    halo: small pixels outside a tile that reach a large pixel in it.
     """
 
     name: str
