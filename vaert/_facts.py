@@ -1,8 +1,11 @@
 """What can be told about an image file without decoding it, and the two ways to refuse one."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from vaert.errors import ImageError
+
+Kind = Literal["ICC profile", "EXIF", "XMP", "extended XMP"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,15 @@ class Facts:
     dropped: tuple[str, ...] = ()
     grey_alpha: bool = False
     grey_key: int | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """One piece of metadata in a file: its content, or the `problem` that keeps it from being used."""
+
+    kind: Kind
+    content: bytes = field(default=b"", repr=False)
+    problem: str = ""
 
 
 def damaged(name: str, what: str) -> ImageError:

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from vaert._facts import Facts, damaged, unsupported
 from vaert._ifd import exif_facts
 
-_SOS, _EOI = 0xDA, 0xD9
+SOS, _EOI = 0xDA, 0xD9
 # Start of frame: C0..CF without the table markers DHT (C4), JPG (C8) and DAC (CC).
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
-_ICC = b"ICC_PROFILE\0"
-_XMP = (b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0")
+EXIF_MARK = b"Exif\0\0"
+ICC_MARK = b"ICC_PROFILE\0"
+XMP_MARK = b"http://ns.adobe.com/xap/1.0/\0"
+EXTENDED_XMP_MARK = b"http://ns.adobe.com/xmp/extension/\0"
 # In coded data FF 00 is a stuffed byte and D0..D7 are restarts: both go on, any other marker ends the scan.
 _END_OF_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 
@@ -25,15 +27,16 @@ def read_facts(data: bytes, name: str) -> Facts:
     frame: tuple[int, int] | None = None
     orientation = 1
     dropped: list[str] = []
-    for marker, payload in _segments(data, name):
-        if marker in _FRAMES:
+    for marker, start, stop in segments(data, name):
+        payload = data[start:stop]
+        if marker in FRAMES:
             frame = _frame(payload, name)
-        elif marker == 0xE1 and payload.startswith(b"Exif\0\0"):
+        elif marker == 0xE1 and payload.startswith(EXIF_MARK):
             orientation, more = exif_facts(payload)
             dropped += ["EXIF"] * more
-        elif marker == 0xE1 and payload.startswith(_XMP):
+        elif marker == 0xE1 and payload.startswith((XMP_MARK, EXTENDED_XMP_MARK)):
             dropped.append("XMP")
-        elif marker == 0xE2 and payload.startswith(_ICC):
+        elif marker == 0xE2 and payload.startswith(ICC_MARK):
             dropped.append("ICC profile")
     if frame is None:
         raise damaged(name, "the JPEG has no frame header")
@@ -57,8 +60,12 @@ def _frame(payload: bytes, name: str) -> tuple[int, int]:
     return width, height
 
 
-def _segments(data: bytes, name: str) -> Iterator[tuple[int, bytes]]:
-    """Marker and payload of every segment of the first picture, up to its end marker."""
+def segments(data: bytes, name: str) -> Iterator[tuple[int, int, int]]:
+    """Marker and payload bounds of every segment of the first picture, up to its end marker.
+
+    Raises:
+        ImageError: the file is cut, or has no marker where one must be.
+    """
     at = 2
     while True:
         while data[at : at + 2] == b"\xff\xff":  # fill bytes
@@ -76,9 +83,9 @@ def _segments(data: bytes, name: str) -> Iterator[tuple[int, bytes]]:
         length = int.from_bytes(data[at : at + 2], "big")
         if length < 2 or at + length > len(data):
             raise damaged(name, f"a JPEG segment at byte {at - 2} says {length} bytes, {len(data) - at} remain")
-        yield marker, data[at + 2 : at + length]
+        yield marker, at + 2, at + length
         at += length
-        if marker == _SOS:
+        if marker == SOS:
             found = _END_OF_SCAN.search(data, at)
             if found is None:
                 raise damaged(name, f"the JPEG ends at byte {len(data)} without its end marker")

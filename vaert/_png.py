@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from vaert._facts import Facts, damaged, unsupported
 from vaert._ifd import exif_facts
+from vaert._png_texts import TEXTS, raw_orientation
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GREY, _RGB, _PALETTE, _GREY_ALPHA = 0, 2, 3, 4
+GREY, GREY_ALPHA = 0, 4  # colour types
 # A decoder needs no more than these; the rest only makes libpng print warnings.
 _NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
@@ -23,10 +24,10 @@ def read_facts(data: bytes, name: str) -> Facts:
         ImageError: cut, damaged, animated or of more than 8 bits.
     """
     width = height = depth = colour = 0
-    orientation, key = 1, None
+    orientation = legacy = key = None
     dropped: list[str] = []
     body = [SIGNATURE]
-    for number, (kind, start, stop) in enumerate(_chunks(data, name)):
+    for number, (kind, start, stop) in enumerate(chunks(data, name)):
         payload = data[start:stop]
         if (number == 0) != (kind == b"IHDR") or (kind == b"IHDR" and len(payload) != 13):
             raise damaged(name, "the first PNG chunk is not a header, or there are two")
@@ -41,20 +42,22 @@ def read_facts(data: bytes, name: str) -> Facts:
         elif kind == b"eXIf":
             orientation, more = exif_facts(payload)
             dropped += ["EXIF"] * more
-        elif kind == b"tRNS" and colour == _GREY and len(payload) == 2:
+        elif kind in TEXTS and legacy is None and _metadata(kind, payload) == ["EXIF"]:
+            legacy = raw_orientation(kind, payload)
+        elif kind == b"tRNS" and colour == GREY and len(payload) == 2:
             # Decoders differ in what they make of a transparent grey level, so it never reaches them.
             key = struct.unpack(">H", payload)[0] * 255 // ((1 << depth) - 1)
         dropped += _metadata(kind, payload)
-        if kind in _NEEDED and not (kind == b"tRNS" and colour == _GREY):
+        if kind in _NEEDED and not (kind == b"tRNS" and colour == GREY):
             body.append(data[start - 8 : stop + 4])
     return Facts(
         "PNG",
         width,
         height,
         b"".join(body),
-        orientation=orientation,
+        orientation=orientation or legacy or 1,
         dropped=tuple(dict.fromkeys(dropped)),
-        grey_alpha=colour == _GREY_ALPHA,
+        grey_alpha=colour == GREY_ALPHA,
         grey_key=key,
     )
 
@@ -63,7 +66,7 @@ def _metadata(kind: bytes, payload: bytes) -> list[str]:
     """Names of the metadata in one chunk; ImageMagick hides EXIF, XMP and ICC in `Raw profile type` texts."""
     if kind == b"iCCP":
         return ["ICC profile"]
-    if kind not in (b"iTXt", b"tEXt", b"zTXt"):
+    if kind not in TEXTS:
         return []
     title = payload.partition(b"\0")[0].lower()
     known = {
@@ -77,8 +80,12 @@ def _metadata(kind: bytes, payload: bytes) -> list[str]:
     return [known[title]] if title in known else []
 
 
-def _chunks(data: bytes, name: str) -> Iterator[tuple[bytes, int, int]]:
-    """Kind and payload bounds of every chunk up to IEND; checksums are verified where pixels depend on them."""
+def chunks(data: bytes, name: str) -> Iterator[tuple[bytes, int, int]]:
+    """Kind and payload bounds of every chunk up to IEND; checksums are verified where pixels depend on them.
+
+    Raises:
+        ImageError: cut, or a checksum is wrong.
+    """
     at = len(SIGNATURE)
     view = memoryview(data)
     while True:
@@ -104,9 +111,10 @@ def write_grey_alpha(pixels: NDArray[np.uint8]) -> bytes:
     flat = pixels.reshape(height, 2 * width)
     rows[0, 1:] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
-    header = struct.pack(">IIBBBBB", width, height, 8, _GREY_ALPHA, 0, 0, 0)
-    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows.tobytes())) + _chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, 8, GREY_ALPHA, 0, 0, 0)
+    return SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows.tobytes())) + chunk(b"IEND", b"")
 
 
-def _chunk(kind: bytes, payload: bytes) -> bytes:
+def chunk(kind: bytes, payload: bytes) -> bytes:
+    """One chunk with its length and checksum."""
     return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))

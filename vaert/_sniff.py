@@ -74,14 +74,14 @@ def _webp(data: bytes, name: str) -> Facts:
             orientation, more = exif_facts(payload)
             dropped += ["EXIF"] * more
         dropped += {b"ICCP": ["ICC profile"], b"XMP ": ["XMP"]}.get(kind, [])
-        size = size or _webp_size(kind, payload)
+        size = size or webp_size(kind, payload)
         at += 8 + length + length % 2
     if size is None:
         raise damaged(name, "the WebP has no picture chunk")
     return Facts("WebP", *size, data, orientation=orientation, dropped=tuple(dict.fromkeys(dropped)))
 
 
-def _webp_size(kind: bytes, payload: bytes) -> tuple[int, int] | None:
+def webp_size(kind: bytes, payload: bytes) -> tuple[int, int] | None:
     """Width and height that one chunk states, None for chunks that state none (RFC 9649, sections 2.5 to 2.7)."""
     if kind == b"VP8X" and len(payload) >= 10:
         return 1 + int.from_bytes(payload[4:7], "little"), 1 + int.from_bytes(payload[7:10], "little")
