@@ -42,7 +42,8 @@ def normal_noise(seed: int, rows: slice, columns: slice, channels: int) -> Float
         for block in range(-(-channels // CHANNELS))
     ]
     halves = np.concatenate(blocks, axis=2).view("<u2")  # (h, w, 8 blocks)
-    return normal_levels()[halves[..., :channels]]
+    noise: Float = normal_levels()[halves[..., :channels]]
+    return noise
 
 
 def philox(counter: tuple[npt.ArrayLike, ...], key: tuple[int, int]) -> npt.NDArray[np.uint32]:

@@ -127,7 +127,8 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     listed = capsys.readouterr().out
     assert all(f"\n  {name} " in listed for name in cli.commands)
-    photos, models = {"compress", "decompress", "generate", "restore"}, {"models", "train", "export", "evaluate"}
+    photos = {"compress", "decompress", "generate", "restore", "upscale"}
+    models = {"models", "train", "export", "evaluate"}
     assert set(cli.commands) == photos | models | {"info"}
 
 

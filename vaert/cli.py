@@ -19,6 +19,7 @@ from vaert.commands.inspect import info, models
 from vaert.commands.report import one_line
 from vaert.commands.restore import restore
 from vaert.commands.train import train
+from vaert.commands.upscale import upscale
 from vaert.errors import OptionError, VaertError
 
 FAILED, WRONG_OPTION, INTERRUPTED = 1, 2, 130
@@ -27,10 +28,10 @@ FAILED, WRONG_OPTION, INTERRUPTED = 1, 2, 130
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="vaert", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Compress, restore and make images with variational autoencoders; train, export and evaluate them."""
+    """Compress, upscale, restore and make images with variational autoencoders; train, export and evaluate them."""
 
 
-for _command in (compress, decompress, generate, restore, info, models, train, export, evaluate):
+for _command in (compress, decompress, upscale, restore, generate, info, models, train, export, evaluate):
     cli.add_command(_command)
 
 

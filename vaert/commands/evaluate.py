@@ -1,9 +1,6 @@
-"""`vaert evaluate`: a thin door to `vaert.evaluate` and `vaert.evaluate_digits`, by the kind of the model."""
+"""`vaert evaluate`: a thin door to the modules `vaert.evaluate*`, by the kind of the model."""
 
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +8,14 @@ import click
 
 from vaert.commands.extras import needs_extra
 from vaert.commands.options import FiniteRange
+from vaert.commands.progress import progress_bar
 from vaert.commands.report import say, show_json
 from vaert.errors import ModelError, OptionError
 
 if TYPE_CHECKING:
     from vaert.evaluate import Evaluation
     from vaert.evaluate_digits import DigitEvaluation
+    from vaert.evaluate_upscaler import UpscalerEvaluation
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -29,7 +28,9 @@ def _qualities(ctx: click.Context, param: click.Parameter, value: str | None) ->
 
 @click.command()
 @click.argument("model")
-@click.option("--images", type=_FOLDER, help="Folder of pictures, for a photo model.")
+@click.option(
+    "--images", type=_FOLDER, help="Folder of pictures, for a photo model; with HR and LR in it, for an upscaler."
+)
 @click.option("--data", type=_FOLDER, help="Folder with the IDX files of MNIST, for a model of digits.")
 @click.option("--qualities", metavar="LIST", callback=_qualities, help="Qualities to measure, for example 10,30,60,90.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw what was found to this PNG.")
@@ -45,12 +46,14 @@ def evaluate(
     """Measure MODEL on pictures that it was not trained on (needs `pip install 'vaert[eval]'`).
 
     A photo model: rate and distortion over the folder --images, beside JPEG and published curves, which hold for the
-    24 Kodak images alone. A model of digits: likelihood (ELBO, NLL) and reconstruction over the test digits in --data.
+    24 Kodak images alone. An upscaler: PSNR on Y, beside bicubic, over --images, which has folders HR and LRx2 or LRx4
+    or large pictures alone. A model of digits: likelihood (ELBO, NLL) and reconstruction over the test digits in
+    --data.
     """
-    from vaert.package import CODEC, DIGITS, find_package
+    from vaert.package import CODEC, DIGITS, UPSCALER, find_package
 
     manifest = find_package(model).manifest
-    report: Evaluation | DigitEvaluation
+    report: Evaluation | DigitEvaluation | UpscalerEvaluation
     if manifest.kind == CODEC:
         folder = _wanted(model, manifest.kind, wanted=("--images", images), others={"--data": data})
         report = _photos(model, folder, qualities=qualities, plot=plot)
@@ -58,8 +61,13 @@ def evaluate(
         others = {"--images": images, "--qualities": qualities}
         folder = _wanted(model, manifest.kind, wanted=("--data", data), others=others)
         report = _digits(model, folder, plot=plot)
+    elif manifest.kind == UPSCALER:
+        others = {"--data": data, "--qualities": qualities, "--plot": plot}
+        folder = _wanted(model, manifest.kind, wanted=("--images", images), others=others)
+        report = _upscaled(model, folder)
     else:
-        raise ModelError(f"model {model} is of kind {manifest.kind}, expected {CODEC} or {DIGITS}: nothing measures it")
+        kinds = f"{CODEC}, {DIGITS} or {UPSCALER}"
+        raise ModelError(f"model {model} is of kind {manifest.kind}, expected {kinds}: nothing measures it")
     if as_json:
         show_json(report.to_dict())
     else:
@@ -80,7 +88,7 @@ def _wanted(model: str, kind: str, *, wanted: tuple[str, Path | None], others: M
 
 def _photos(model: str, images: Path, *, qualities: tuple[float, ...] | None, plot: Path | None) -> "Evaluation":
     modules = ("PIL", "scipy", "matplotlib") if plot else ("PIL", "scipy")
-    with needs_extra("vaert evaluate", extra="eval", modules=modules), _progress("images") as progress:
+    with needs_extra("vaert evaluate", extra="eval", modules=modules), progress_bar("images") as progress:
         from vaert.evaluate import evaluate as run
 
         return run(model, images, qualities=qualities, plot=plot, progress=progress)
@@ -88,25 +96,14 @@ def _photos(model: str, images: Path, *, qualities: tuple[float, ...] | None, pl
 
 def _digits(model: str, data: Path, *, plot: Path | None) -> "DigitEvaluation":
     modules = ("matplotlib",) if plot else ()
-    with needs_extra("vaert evaluate --plot", extra="eval", modules=modules), _progress("digits") as progress:
+    with needs_extra("vaert evaluate --plot", extra="eval", modules=modules), progress_bar("digits") as progress:
         from vaert.evaluate_digits import evaluate_digits
 
         return evaluate_digits(model, data, plot=plot, progress=progress)
 
 
-@contextmanager
-def _progress(things: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Show how many `things` are done, on a terminal only, and leave nothing of it behind."""
-    if not (sys.stderr.isatty() and os.environ.get("TERM") != "dumb"):
-        yield None
-        return
-    clear = "\r\x1b[K"
-    try:
-        yield lambda done, total: click.echo(f"{clear}{_bar(done, total)} {done}/{total} {things}", nl=False, err=True)
-    finally:
-        click.echo(clear, nl=False, err=True)
+def _upscaled(model: str, images: Path) -> "UpscalerEvaluation":
+    with progress_bar("pictures") as progress:
+        from vaert.evaluate_upscaler import evaluate_upscaler
 
-
-def _bar(done: int, total: int, *, width: int = 30) -> str:
-    filled = width * done // total
-    return f"[{'#' * filled}{'-' * (width - filled)}]"
+        return evaluate_upscaler(model, images, progress=progress)
