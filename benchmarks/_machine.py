@@ -48,10 +48,11 @@ class Timing:
     runs: int
 
 
-def parser(question: str, name: str) -> argparse.ArgumentParser:
-    """A parser with the options that all benchmarks have: --model and --out."""
+def parser(question: str, name: str, *, model: str | None = "fast") -> argparse.ArgumentParser:
+    """A parser with the options that all benchmarks have: --out, and --model unless `model`, its default, is None."""
     made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=question)
-    made.add_argument("--model", default="fast", help="bundled name or package folder (default: fast)")
+    if model is not None:
+        made.add_argument("--model", default=model, help=f"bundled name or package folder (default: {model})")
     made.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / f"{name}.json", help="JSON file")
     return made
 
