@@ -11,16 +11,15 @@ import numpy.typing as npt
 import onnx
 import torch
 import torch.nn as nn
-from safetensors.numpy import load as load_safetensors
-from safetensors.numpy import save as save_safetensors
 from torch import Tensor
 from torch.export import Dim
 
 from vaert.digit_tables import DigitTables
 from vaert.errors import ModelError
+from vaert.export.shared_weights import read_weights, weights_file
 from vaert.export.source import half_weights, identity, trained
 from vaert.export.trace import trace
-from vaert.package import DIGITS, Package
+from vaert.package import DIGITS, WEIGHTS, Package
 from vaert.runtime.backends import OnnxRuntimeCpu
 from vaert.trainer.checkpoint import Checkpoint
 from vaert.trainer.models.digits import SIDE, DigitConfig, DigitVAE
@@ -107,7 +106,7 @@ class DigitSource:
 
     def files(self) -> dict[str, bytes]:
         """Tables and weights."""
-        return {"tables.npz": self.tables.to_bytes(), "weights.safetensors": save_safetensors(self.weights)}
+        return {"tables.npz": self.tables.to_bytes(), WEIGHTS: weights_file(self.weights)}
 
     def verify(self, package: Package) -> dict[str, Any]:
         """Compare both graphs with torch on made digits."""
@@ -148,7 +147,7 @@ def from_package(package: Package) -> DigitSource:
     return DigitSource(
         config=find_task(manifest.profile).config_type(**manifest.config),
         profile=manifest.profile,
-        weights=load_safetensors(package.read("weights.safetensors")),
+        weights=read_weights(package),
         tables=DigitTables.from_bytes(package.read("tables.npz")),
         training=dict(manifest.training),
     )

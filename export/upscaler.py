@@ -11,15 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from safetensors.numpy import load as load_safetensors
-from safetensors.numpy import save as save_safetensors
 from torch.export import Dim
 
 from vaert.errors import ModelError
+from vaert.export.shared_weights import read_weights, weights_file
 from vaert.export.source import half_weights, identity, trained
 from vaert.export.trace import trace
 from vaert.export.verify import made_picture
-from vaert.package import UPSCALER, Package
+from vaert.package import UPSCALER, WEIGHTS, Package
 from vaert.runtime.backends import OnnxRuntimeCpu
 from vaert.trainer.checkpoint import Checkpoint
 from vaert.trainer.models.upscaler import UpscaleGraph, UpscalerConfig, UpscalerVAE
@@ -78,7 +77,7 @@ class UpscalerSource:
 
     def files(self) -> dict[str, bytes]:
         """The weights."""
-        return {"weights.safetensors": save_safetensors(dict(self.weights))}
+        return {WEIGHTS: weights_file(self.weights)}
 
     def verify(self, package: Package) -> dict[str, Any]:
         """Compare the graph with torch on made pictures, at the prior mean and with drawn z."""
@@ -118,5 +117,5 @@ def from_checkpoint(checkpoint: Checkpoint, path: Path) -> UpscalerSource:
 def from_package(package: Package) -> UpscalerSource:
     """The source that a package carries in `weights.safetensors`. ModelError if it has none."""
     manifest = package.manifest
-    weights = load_safetensors(package.read("weights.safetensors"))
+    weights = read_weights(package)
     return UpscalerSource(UpscalerConfig(**manifest.config), manifest.profile, weights, dict(manifest.training))

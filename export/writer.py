@@ -12,8 +12,9 @@ from typing import Any
 import onnx
 
 from vaert.errors import OutputError
+from vaert.export.shared_weights import share, uses_weights
 from vaert.export.source import Source
-from vaert.package import FORMAT, MANIFEST, Manifest, Package
+from vaert.package import FORMAT, MANIFEST, WEIGHTS, Manifest, Package
 
 LICENCES = {  # SPDX
     "LICENSE_PHOTOS": "LicenseRef-vaert-weights-noncommercial-research",
@@ -27,9 +28,9 @@ def write_package(source: Source, out: Path, *, precision: str, rates: dict[str,
     Raises OutputError (exists and not `force`, cannot be written) and ModelError (bound broken, verification failed).
     """
     _check_target(out, force=force)
-    bounds, graphs = source.bounds(), source.graphs()
-    files = {f"{name}.onnx": graph.SerializeToString(deterministic=True) for name, graph in graphs.items()}
-    files |= source.files()
+    bounds, graphs, files = source.bounds(), source.graphs(), source.files()
+    share(graphs.values(), files[WEIGHTS])
+    files |= {f"{name}.onnx": graph.SerializeToString(deterministic=True) for name, graph in graphs.items()}
     files["LICENSE"] = (Path(__file__).parent / source.license_file).read_bytes()
     manifest = Manifest(
         name=source.profile,
@@ -40,9 +41,7 @@ def write_package(source: Source, out: Path, *, precision: str, rates: dict[str,
         model_id=source.model_id,
         config=asdict(source.config),
         geometry=source.geometry,
-        graphs={
-            name: {"inputs": _tensors(g.graph.input), "outputs": _tensors(g.graph.output)} for name, g in graphs.items()
-        },
+        graphs={name: _facts(graph) for name, graph in graphs.items()},
         rates=rates,
         training=source.training,
         verification={"largest_sums": bounds} if bounds else {},
@@ -101,6 +100,12 @@ def _swap_in(scratch: Path, out: Path) -> None:
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _facts(graph: onnx.ModelProto) -> dict[str, Any]:
+    """What the manifest says of a graph."""
+    facts: dict[str, Any] = {"inputs": _tensors(graph.graph.input), "outputs": _tensors(graph.graph.output)}
+    return facts | ({"files": [WEIGHTS]} if uses_weights(graph) else {})
 
 
 def _tensors(values: Any) -> list[dict[str, Any]]:

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from vaert import package as package_module
 from vaert.cli import main
 from vaert.errors import ModelError
-from vaert.package import BUNDLED, MANIFEST, Manifest, Package, bundled_models, find_by_id, find_package
+from vaert.package import BUNDLED, MANIFEST, WEIGHTS, Manifest, Package, bundled_models, find_by_id, find_package
+from vaert.runtime.backends import OnnxRuntimeCpu
 from vaert.runtime.codec import Codec
 from vaert.tables import TOTAL, Tables
 
@@ -40,15 +41,25 @@ def test_bundled_packages_are_whole(name: str) -> None:
     assert find_by_id(package.manifest.model_id).path == package.path
     assert Manifest.from_json(package.manifest.to_json()) == package.manifest
     assert package.manifest.name == name
-    assert {f"{graph}.onnx" for graph in package.manifest.graphs} == set(FILES) <= set(package.manifest.files)
-    geometry = package.manifest.geometry
-    assert all(halo % geometry["size_multiple"] == 0 for halo in geometry["halo"].values())
+    assert {f"{graph}.onnx" for graph in package.manifest.graphs} == {
+        file for file in package.manifest.files if file.endswith(".onnx")
+    }
+    assert {WEIGHTS, "LICENSE"} < set(package.manifest.files)
+    backend = OnnxRuntimeCpu(threads=1)
+    for graph in package.manifest.graphs:
+        backend.load(package, graph)
+
+
+def test_the_bundled_codec_has_every_graph_and_whole_halos() -> None:
+    manifest = find_package("fast").manifest
+    assert {f"{graph}.onnx" for graph in manifest.graphs} == set(FILES)
+    assert all(halo % manifest.geometry["size_multiple"] == 0 for halo in manifest.geometry["halo"].values())
 
 
 def test_no_pickle_in_any_package() -> None:
     for name in bundled_models():
         package = find_package(name)
-        for file in ("tables.npz", "known_answers.npz"):
+        for file in (name for name in package.manifest.files if name.endswith(".npz")):
             with np.load(package.path / file, allow_pickle=False) as arrays:
                 assert all(arrays[key].dtype != object for key in arrays.files)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from vaert.errors import ModelError, OptionError
 from vaert.export.registry import from_package
 from vaert.export.upscaler import UpscalerSource
 from vaert.export.verify import made_picture
-from vaert.package import MANIFEST, Package
+from vaert.package import MANIFEST, WEIGHTS, Package
 from vaert.resample import upscale as bicubic
 from vaert.runtime.channels import join, split
 from vaert.runtime.noise import LEVELS, normal_levels, normal_noise, philox
@@ -261,6 +262,7 @@ def test_a_graph_that_is_not_the_weights_is_refused(packages: dict[int, Package]
     raw["files"]["upscaler.onnx"] = hashlib.sha256(other).hexdigest()
     (folder / MANIFEST).write_text(json.dumps(raw))
     (folder / "upscaler.onnx").write_bytes(other)
+    shutil.copy(packages[2].path / WEIGHTS, folder)
     with pytest.raises(ModelError, match=r"disagrees with torch by \d+ levels, expected at most 1"):
         make_source(2).verify(Package.open(folder))
 

@@ -15,10 +15,10 @@ from vaert.errors import ModelError
 from vaert.tables import Tables
 
 FORMAT = 1
-MANIFEST = "manifest.json"
+MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
 BUNDLED = Path(__file__).parent / "models"
 # Kinds of model.
-CODEC, DIGITS, LOSSLESS_DIGITS, UPSCALER = "codec", "digits", "lossless_digits", "upscaler"
+CODEC, DIGITS, LOSSLESS_DIGITS, UPSCALER, RESTORER = "codec", "digits", "lossless_digits", "upscaler", "restorer"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Manifest:
     geometry of a codec, in pixels: size_multiple (graphs take heights and widths that are multiples of it),
     latent_stride, hyper_stride, and halo: how far outside a tile encoder, hyper_encoder and decoder look. Of digits:
     height, width, and the number of latents. Of an upscaler: size_multiple, scale, latents (channels of its noise), and
-    halo: small pixels outside a tile that reach a large pixel in it.
+    halo: small pixels outside a tile that reach a large pixel in it. Of a restorer, in pixels: size_multiple, and halo:
+    how far outside a tile it looks to `repair` it, and to `fill` holes in what it looks at.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Manifest:
     model_id: int  # 64-bit, the same for every precision of one model
     config: Mapping[str, Any]  # of the architecture
     geometry: Mapping[str, Any]  # what the runtime must know of the graphs' shapes; its fields depend on the kind
-    graphs: Mapping[str, Mapping[str, Any]]  # graph name -> inputs and outputs: name, type, shape
+    graphs: Mapping[str, Mapping[str, Any]]  # graph name -> inputs and outputs: name, type, shape; other files it needs
     rates: Mapping[str, Any]  # measured: quality -> bits per pixel and PSNR, and on what
     training: Mapping[str, Any]
     verification: Mapping[str, Any]
@@ -114,6 +115,12 @@ class Package:
                 f"{self.path / name} is damaged: its SHA-256 is not the manifest's; install the package again"
             )
         return data
+
+    def read_graph(self, name: str) -> bytes:
+        """The bytes of a graph, once the files in this folder that it refers to are checked as well. ModelError."""
+        for other in self.manifest.graphs.get(name, {}).get("files", ()):
+            self.read(other)
+        return self.read(f"{name}.onnx")
 
     def tables(self) -> Tables:
         """Entropy tables and gains."""

@@ -10,6 +10,7 @@ from vaert.package import Package
 from vaert.runtime.backends.base import Array, Named
 
 OPTIMISATIONS = ("all", "none")
+EXTERNAL_DATA = "session.model_external_initializers_file_folder_path"
 
 
 class OnnxRuntimeCpu:
@@ -45,7 +46,8 @@ class OnnxRuntimeCpu:
 
     def load(self, package: Package, graph: str) -> OnnxRuntimeRunner:
         """Load a graph of a package. ModelError if its file is damaged, BackendError if the engine refuses it."""
-        data = package.read(f"{graph}.onnx")
+        data = package.read_graph(graph)
+        self._options.add_session_config_entry(EXTERNAL_DATA, str(package.path))
         try:
             session = self._onnxruntime.InferenceSession(
                 data, self._options, providers=["CPUExecutionProvider"], enable_fallback=0

@@ -113,11 +113,19 @@ def models(as_json: bool) -> None:
         show_json(found)
         return
     for model in found:
-        rates = list(_bpp_values(model["rates"]))
-        reach = f"{min(rates):.2f}-{max(rates):.2f} bpp" if rates else "rates not measured"
         size = f"{grouped(int(str(model['bytes'])))} bytes"
         facts = (model[name] for name in ("name", "kind", "profile", "precision", "model_id"))
-        click.echo("  ".join([*map(str, facts), size, reach]))
+        click.echo("  ".join([*map(str, facts), size, *_reach(model)]))
+
+
+def _reach(model: Mapping[str, object]) -> list[str]:
+    """The range of a codec's rates; other models have none."""
+    from vaert.package import CODEC
+
+    if model["kind"] != CODEC:
+        return []
+    rates = list(_bpp_values(model["rates"]))
+    return [f"{min(rates):.2f}-{max(rates):.2f} bpp" if rates else "rates not measured"]
 
 
 def _model_facts(name: str) -> dict[str, object]:
