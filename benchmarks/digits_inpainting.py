@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks._machine import ROOT, Bar, finish, model_facts, parser, require
-from vaert.atomic import write_atomic
+from benchmarks.digits_pictures import write_grey
 from vaert.idx import SIDE, load_split
 from vaert.metrics import psnr
 from vaert.runtime.digit_vae import DigitVAE, mosaic
@@ -148,10 +148,7 @@ def draw(rows: list[list[Digits]], path: Path) -> None:
     blocks = [mosaic(np.concatenate(block), columns=SHOWN) for block in rows]
     gap = np.zeros((blocks[0].shape[0], SIDE // 2), np.uint8)
     picture = np.concatenate([blocks[0], gap, *blocks[1:]], 1)
-    large = np.repeat(np.repeat(picture // 17 * 17, 2, 0), 2, 1)  # 16 levels of grey keep the file small
-    data: bytes = cv2.imencode(".png", large, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, data, force=True)
+    write_grey(path, picture)
 
 
 def bars(results: dict[str, Any]) -> list[Bar]:
