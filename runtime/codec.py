@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from vaert import bitstream
-from vaert.bitstream import Header, Hyper, Kind, Latents, PhotoStream
+from vaert.bitstream import DOWNSCALE, Header, Hyper, Kind, Latents, PhotoStream
 from vaert.errors import BitstreamError, ImageError, ModelError, OptionError
 from vaert.image import check_pixels, encode_image, read_image
 from vaert.package import CODEC, Package, find_by_id, find_package
+from vaert.resample import downscale as smaller
 from vaert.runtime.backends import Backend, open_backend
+from vaert.runtime.channels import join, split
 from vaert.runtime.entropy import Coded, EntropyCoder
 from vaert.runtime.networks import Networks
 from vaert.runtime.prior import Prior, Quantised
 from vaert.runtime.tiling import round_up
+from vaert.runtime.upscaler import Upscaler
 from vaert.tables import QUALITY_MAX, QUALITY_MIN
 
 Pixels = npt.NDArray[np.uint8]
@@ -31,9 +35,15 @@ class Analysed:
     """A picture after the encoder network, before a quality is chosen."""
 
     colour: Pixels  # (H, W, 3)
+    coded: Pixels  # what the latents stand for: `colour`, or that down-scaled
     channels: int
     alpha: bytes | None  # PNG
     latents: npt.NDArray[np.float32]  # (h, w, M), before the gain
+
+    @property
+    def kind(self) -> Kind:
+        """Of the file."""
+        return Kind.PHOTO if self.coded is self.colour else Kind.DOWNSCALED_PHOTO
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,8 @@ class Codec:
     """One model on one backend; compresses and decompresses pictures of any size.
 
     model: a bundled model's name or a package folder. backend: `auto`, a name, or a backend. threads: all cores if
-    None. tile: pixels, to force tiles of this side. Not to be shared between threads. Raises ModelError, BackendError,
+    None. tile: pixels, to force tiles of this side. upscaler: what enlarges down-scaled pictures, by 2, loaded when
+    needed; the bundled one if None. Not to be shared between threads. Raises ModelError, BackendError,
     MissingExtraError, OptionError.
     """
 
@@ -64,17 +75,22 @@ class Codec:
         backend: str | Backend = "auto",
         threads: int | None = None,
         tile: int | None = None,
+        upscaler: str | os.PathLike[str] | Package | None = None,
     ) -> None:
         self.package = (model if isinstance(model, Package) else find_package(model)).require(CODEC)
         self._geometry = self.package.manifest.geometry
         multiple = self._geometry["size_multiple"]
         if tile is not None and (tile < multiple or tile % multiple):
             raise OptionError(f"tile must be a multiple of {multiple}, not {tile}")
-        self._backend = open_backend(backend, threads=threads)
+        self._backend, self._upscaler = open_backend(backend, threads=threads), upscaler
         self._tables = self.package.tables()
         self._coder = EntropyCoder(self._tables)
         self._networks = Networks(self.package, self._backend, tile=tile)
         self._prior = Prior(self.package, self._backend)
+
+    @cached_property
+    def _enlarger(self) -> Upscaler:
+        return Upscaler(self._upscaler, scale=DOWNSCALE, backend=self._backend)
 
     @staticmethod
     def for_file(data: bytes, *, backend: str = "auto", threads: int | None = None) -> Codec:
@@ -89,9 +105,11 @@ class Codec:
         bpp: float | None = None,
         size: int | None = None,
         psnr: float | None = None,
+        downscale: int = 1,
     ) -> bytes:
         """Compress a picture, uint8 (H, W), (H, W, 2 | 3 | 4): grey, grey + alpha, RGB, RGBA. Alpha is kept lossless.
 
+        downscale: 1, or 2 for a picture that is coded at half its width and height and that decoders enlarge again.
         At most one of quality (1..100, default 60), bpp (bits per pixel, within 2 %), size (bytes, within 2 % and
         never above) and psnr (dB, at most 0.1 above and never below). Raises OptionError, TargetError (names what can
         be reached), BackendError.
@@ -100,7 +118,7 @@ class Codec:
         given = {name: value for name, value in targets.items() if value is not None}
         if len(given) > 1:
             raise OptionError(f"give one of quality, bpp, size and psnr, not {' and '.join(given)}")
-        picture = self.analyse(check_pixels(image))
+        picture = self.analyse(check_pixels(image), downscale=downscale)
         if not given or quality is not None:
             chosen = DEFAULT_QUALITY if quality is None else quality
             return self.write(picture, self.attempt(picture, quality_to_u16(chosen)))
@@ -109,25 +127,28 @@ class Codec:
         return reach(self, picture, *given.popitem())
 
     def decompress(self, data: bytes, *, max_pixels: int = 1 << 28) -> Pixels:
-        """The picture of a .vaert file, uint8, with the shape kind it was made from.
+        """The picture of a .vaert file, uint8, with the shape kind it was made from; a down-scaled one is enlarged.
 
-        Raises BitstreamError (damaged, or more than max_pixels), ModelError (made by another model), BackendError.
+        Raises BitstreamError (damaged, or more than max_pixels), ModelError (made by another model, or no upscaler is
+        there), BackendError.
         """
         stream = bitstream.parse_photo(data, max_pixels=max_pixels)
         header = stream.header
         latents = self.decode_latents(stream)
         _, inverse = self._tables.gains(header.quality)
-        colour = self._networks.synthesise(latents, inverse, header.height, header.width)
-        return _with_alpha(_from_colour(colour, header.channels), stream.alpha)
+        coded = self._networks.synthesise(latents, inverse, header.coded_height, header.coded_width)
+        colour = self._whole(coded, header.kind, (header.height, header.width))
+        return join(colour, _read_alpha(stream.alpha, colour.shape[:2]), grey=header.channels < 3)
 
-    def analyse(self, image: Pixels) -> Analysed:
-        """Run the encoder network once; every quality can be tried on the result."""
+    def analyse(self, image: Pixels, *, downscale: int = 1) -> Analysed:
+        """Run the encoder network once; every quality can be tried on the result. OptionError: downscale not 1 or 2."""
+        if downscale not in (1, DOWNSCALE):
+            raise OptionError(f"downscale must be 1 or {DOWNSCALE}, not {downscale}")
+        colour, alpha = split(image)
+        coded = colour if downscale == 1 else _downscaled(colour)
+        png = None if alpha is None else encode_image(alpha, format="png")
         channels = 1 if image.ndim == 2 else image.shape[2]
-        flat = image[..., None] if image.ndim == 2 else image
-        alpha = encode_image(np.ascontiguousarray(flat[..., -1]), format="png") if channels in (2, 4) else None
-        grey = channels < 3
-        colour = np.ascontiguousarray(flat[..., :1].repeat(3, axis=2) if grey else flat[..., :3])
-        return Analysed(colour, channels, alpha, self._networks.analyse(colour))
+        return Analysed(colour, coded, channels, png, self._networks.analyse(coded))
 
     def attempt(self, picture: Analysed, quality_u16: int) -> Attempt:
         """Choose a quality: hyper-latents, and how to quantise the groups given them."""
@@ -135,7 +156,7 @@ class Codec:
         z = self._networks.hyper_analyse(picture.latents, gain)
 
         def groups() -> Iterator[Quantised]:
-            for rows, columns in self._groups(*picture.colour.shape[:2]):
+            for rows, columns in self._groups(*picture.coded.shape[:2]):
                 y = picture.latents[None, rows, columns] * gain
                 yield self._prior.quantise(y, _hyper_of(z, rows, columns))
 
@@ -150,7 +171,7 @@ class Codec:
         """Entropy-code an attempt into a whole file."""
         height, width = picture.colour.shape[:2]
         header = Header(
-            Kind.PHOTO, self.package.manifest.model_id, width, height, picture.channels, attempt.quality_u16
+            picture.kind, self.package.manifest.model_id, width, height, picture.channels, attempt.quality_u16
         )
         hyper = self._coder.encode_hyper(attempt.hyper)
         latents = []
@@ -161,12 +182,14 @@ class Codec:
 
     def reconstruct(self, picture: Analysed, attempt: Attempt) -> Pixels:
         """What a decoder on this backend will make of the attempt's file, without alpha."""
-        height, width = picture.colour.shape[:2]
+        height, width = picture.coded.shape[:2]
         s = self._empty_latents(height, width)
         for (rows, columns), group in zip(self._groups(height, width), attempt.groups(), strict=True):
             s[rows, columns] = group.latents[0]
         _, inverse = self._tables.gains(attempt.quality_u16 / QUALITY_STEPS)
-        return _from_colour(self._networks.synthesise(s, inverse, height, width), picture.channels)
+        coded = self._networks.synthesise(s, inverse, height, width)
+        colour = self._whole(coded, picture.kind, picture.colour.shape[:2])
+        return join(colour, None, grey=picture.channels < 3)
 
     def decode_latents(self, stream: PhotoStream) -> npt.NDArray[np.int32]:
         """The integers of a file, bit-identical on every backend: latents in sixteenths, int32 (h, w, M)."""
@@ -176,15 +199,23 @@ class Codec:
                 f"the file was made by model {header.model_id:016x}, not by {self.package.manifest.name} "
                 f"({self.package.manifest.model_id:016x}); name its package with --model"
             )
-        padded, stride = self._networks.padded(header.height, header.width), self._geometry["hyper_stride"]
+        height, width = header.coded_height, header.coded_width
+        padded, stride = self._networks.padded(height, width), self._geometry["hyper_stride"]
         shape = (padded[0] // stride, padded[1] // stride, int(self.package.manifest.config["hyper"]))
         z = self._coder.decode_hyper(stream.hyper.words, stream.hyper.symbol_crc, shape)
-        s = self._empty_latents(header.height, header.width)
-        groups = self._groups(header.height, header.width)
+        s = self._empty_latents(height, width)
+        groups = self._groups(height, width)
         for (rows, columns), section in zip(groups, stream.latents, strict=True):
             coded = Coded(section.words, section.escapes, section.symbol_crc)
             s[rows, columns] = self._prior.decode(self._coder, coded, _hyper_of(z, rows, columns))[0]
         return s
+
+    def _whole(self, coded: Pixels, kind: Kind, size: tuple[int, ...]) -> Pixels:
+        """The decoded picture at its full size (height, width), RGB."""
+        if kind is Kind.PHOTO:
+            return coded
+        height, width = size
+        return np.ascontiguousarray(self._enlarger.upscale(coded)[:height, :width])
 
     def _empty_latents(self, height: int, width: int) -> npt.NDArray[np.int32]:
         padded, stride = self._networks.padded(height, width), self._geometry["latent_stride"]
@@ -212,22 +243,20 @@ def _hyper_of(z: npt.NDArray[np.int8], rows: slice, columns: slice) -> npt.NDArr
     return z[None, rows.start // 4 : rows.stop // 4, columns.start // 4 : columns.stop // 4]
 
 
-def _from_colour(colour: Pixels, channels: int) -> Pixels:
-    """Decoded RGB as it is, or as grey (the mean of the three) if that is what went in."""
-    if channels >= 3:
-        return colour
-    grey: Pixels = ((colour.sum(2, dtype=np.uint16) + 1) // 3).astype(np.uint8)
-    return grey
+def _downscaled(colour: Pixels) -> Pixels:
+    """A picture of half the width and height, rounded up: an odd last row or column is repeated first."""
+    height, width = colour.shape[:2]
+    even = np.pad(colour, ((0, height % DOWNSCALE), (0, width % DOWNSCALE), (0, 0)), mode="edge")
+    return smaller(even, DOWNSCALE)
 
 
-def _with_alpha(pixels: Pixels, png: bytes | None) -> Pixels:
+def _read_alpha(png: bytes | None, shape: tuple[int, ...]) -> Pixels | None:
     if png is None:
-        return pixels
+        return None
     try:
-        alpha = read_image(png, name="alpha section", max_pixels=pixels.shape[0] * pixels.shape[1]).pixels
+        alpha = read_image(png, name="alpha section", max_pixels=shape[0] * shape[1]).pixels
     except ImageError as error:  # that the section holds an image is our format's business
         raise BitstreamError(f"damaged {error}") from error
-    if alpha.shape != pixels.shape[:2]:
-        raise BitstreamError(f"the alpha section has shape {alpha.shape}, the picture {pixels.shape[:2]}")
-    with_alpha: Pixels = np.dstack([pixels, alpha])
-    return with_alpha
+    if alpha.shape != shape:
+        raise BitstreamError(f"the alpha section has shape {alpha.shape}, the picture {shape}")
+    return alpha

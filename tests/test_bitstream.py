@@ -120,12 +120,13 @@ def test_round_trip(
 ) -> None:
     crc = st.integers(0, 2**32 - 1)
     words = st.binary(max_size=8).map(lambda data: data * 4)
+    header = Header(kind, model_id, *size, channels, quality)
     latents = tuple(
         Latents(group.index, parts.draw(crc), parts.draw(st.binary(max_size=5)), parts.draw(words))
-        for group in group_grid(*size)
+        for group in group_grid(header.coded_width, header.coded_height)
     )
     hyper = Hyper(parts.draw(crc), parts.draw(words))
-    stream = PhotoStream(Header(kind, model_id, *size, channels, quality), hyper, latents, None)
+    stream = PhotoStream(header, hyper, latents, None)
     assert parse(write(stream)) == stream
 
 
@@ -153,6 +154,31 @@ def test_group_grid() -> None:
     assert group_grid(1, 1) == [Group(0, 0, 0, 1, 1)]
     with pytest.raises(OptionError, match="at least 1x1"):
         group_grid(0, 5)
+
+
+def test_a_downscaled_photo_has_the_groups_of_half_its_sides() -> None:
+    def header(kind: Kind, width: int, height: int) -> Header:
+        return Header(kind, 0, width, height, 3, 256)
+
+    half = header(Kind.DOWNSCALED_PHOTO, 4097, 1)
+    assert (half.downscale, half.coded_width, half.coded_height) == (2, 2049, 1)
+    whole = header(Kind.PHOTO, 4097, 1)
+    assert (whole.downscale, whole.coded_width, whole.coded_height) == (1, 4097, 1)
+    latents = tuple(Latents(index, 0, b"", b"") for index in range(3))
+    for kind, groups in ((Kind.DOWNSCALED_PHOTO, 2), (Kind.PHOTO, 3)):
+        stream = PhotoStream(header(kind, 4097, 1), TINY.hyper, latents[:groups], None)
+        assert parse_photo(write(stream)) == stream
+        with pytest.raises(BitstreamError, match=r"found section|groups"):
+            write(PhotoStream(stream.header, TINY.hyper, latents[: groups - 1], None))
+
+
+def test_a_downscaled_photo_counts_all_its_pixels_and_keeps_all_its_alpha() -> None:
+    stream = PhotoStream(Header(Kind.DOWNSCALED_PHOTO, 0, 5, 3, 2, 256), TINY.hyper, TINY.latents, grey_png(5, 3))
+    assert parse_photo(write(stream), max_pixels=15) == stream
+    with pytest.raises(BitstreamError, match="5x3 = 15 pixels, the limit is 14"):
+        parse_photo(write(stream), max_pixels=14)
+    with pytest.raises(BitstreamError, match="holds 3x2 pixels, the header says 5x3"):
+        write(PhotoStream(stream.header, TINY.hyper, TINY.latents, grey_png(3, 2)))
 
 
 def test_unknown_ancillary_sections_are_skipped() -> None:

@@ -66,8 +66,10 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
     stand_in = SimpleNamespace(manifest=manifest, path=Path("folder of fast"), size=23456)
 
     class Codec:
-        def __init__(self, model: str | Path = "fast", *, backend: str = "auto", threads: int | None = None) -> None:
-            assert backend == "auto"
+        def __init__(
+            self, model: str | Path = "fast", *, threads: int | None = None, upscaler: str | None = None
+        ) -> None:
+            assert upscaler is None
             self.package = stand_in
             seen.model, seen.threads = getattr(model, "asked", model), threads
 
@@ -79,7 +81,9 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
             bpp: float | None = None,
             size: int | None = None,
             psnr: float | None = None,
+            downscale: int = 1,
         ) -> bytes:
+            assert downscale == 1
             seen.quality, seen.target = quality, (bpp, size, psnr)
             return stream_for(image, quality or 60)
 

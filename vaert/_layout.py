@@ -21,6 +21,8 @@ NAME_BYTES = 255
 """Longest name of a file, in bytes of UTF-8."""
 LOSSLESS_QUALITY = 25600
 """What the header's quality field holds where nothing is lost."""
+DOWNSCALE = 2
+"""How many times smaller a down-scaled photo is coded, along each axis."""
 
 HEADER = struct.Struct("<8sHBBQIIBH")
 CRC = struct.Struct("<I")
@@ -72,6 +74,21 @@ class Header:
     def quality(self) -> float:
         """Quality, 1 to 100."""
         return self.quality_u16 / 256
+
+    @property
+    def downscale(self) -> int:
+        """How many times smaller, along each axis, the picture is that the latents stand for."""
+        return DOWNSCALE if self.kind is Kind.DOWNSCALED_PHOTO else 1
+
+    @property
+    def coded_width(self) -> int:
+        """Width in pixels of the picture that the latents stand for."""
+        return -(-self.width // self.downscale)
+
+    @property
+    def coded_height(self) -> int:
+        """Its height."""
+        return -(-self.height // self.downscale)
 
     @property
     def has_alpha(self) -> bool:

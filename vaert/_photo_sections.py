@@ -40,8 +40,9 @@ def check_photo(header: Header, size: int, *, max_pixels: int) -> None:
     groups = _group_count(header)
     least = _least_size(header, groups)
     if size < least:
+        coded = f"{header.coded_width}x{header.coded_height}"
         raise BitstreamError(
-            f"a picture of {header.width}x{header.height} has {groups} groups and takes at least {least} bytes, "
+            f"a picture of {coded} has {groups} groups and takes at least {least} bytes, "
             f"found {size}: the file is cut or damaged"
         )
 
@@ -57,7 +58,7 @@ def read_photo(header: Header, sections: SectionReader) -> PhotoStream:
 
 
 def _group_count(header: Header) -> int:
-    return -(-header.width // GROUP_SIZE) * -(-header.height // GROUP_SIZE)
+    return -(-header.coded_width // GROUP_SIZE) * -(-header.coded_height // GROUP_SIZE)
 
 
 def _least_size(header: Header, groups: int) -> int:

@@ -14,6 +14,7 @@ from vaert._layout import (
     CRC,
     DIGIT_PIXELS,
     DIGIT_SIDE,
+    DOWNSCALE,
     GROUP_SIZE,
     HEADER,
     HEADER_SIZE,
@@ -41,6 +42,7 @@ __all__ = [
     "ANCILLARY",
     "DIGIT_PIXELS",
     "DIGIT_SIDE",
+    "DOWNSCALE",
     "GROUP_SIZE",
     "HEADER_SIZE",
     "LOSSLESS_QUALITY",
@@ -71,6 +73,7 @@ __all__ = [
 ]
 
 _DIGITS = (Kind.DIGITS, Kind.LOSSLESS_DIGITS)
+_PHOTOS = (Kind.PHOTO, Kind.DOWNSCALED_PHOTO)
 
 
 @dataclass(frozen=True)
@@ -196,8 +199,8 @@ def parse(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Stream:
 
 
 def parse_photo(data: bytes, *, max_pixels: int = MAX_PIXELS) -> PhotoStream:
-    """The same for a file that must hold a photo. BitstreamError also for any other kind."""
-    _check_kind(data, (Kind.PHOTO,), "a photo; this codec cannot decode it")
+    """The same for a file that must hold a photo, down-scaled or not. BitstreamError also for any other kind."""
+    _check_kind(data, _PHOTOS, "a photo; this codec cannot decode it")
     stream = parse(data, max_pixels=max_pixels)
     assert isinstance(stream, PhotoStream)  # for the type checker: the kind decides
     return stream

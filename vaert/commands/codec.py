@@ -36,13 +36,14 @@ class _Shared:
 
 @dataclass(frozen=True)
 class _Compress(_Shared):
-    """Options of `vaert compress`; at most one of the last four is set, and none of them with `lossless`."""
+    """Options of `vaert compress`; at most one of quality, bpp, size and psnr is set, and none with `lossless`."""
 
     lossless: bool
     quality: float | None
     bpp: float | None
     size: int | None
     psnr: float | None
+    downscale: str | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class _Decompress(_Shared):
     """Options of `vaert decompress`."""
 
     format: str | None
+    upscale: str | None
+    upscaler: str | None
 
 
 @click.command()
@@ -60,13 +63,15 @@ class _Decompress(_Shared):
 @click.option("--size", type=click.IntRange(min=1), help="Target file size in bytes.")
 @click.option("--psnr", type=FiniteRange(0, min_open=True), help="Target fidelity in dB; of digits, their mean.")
 @click.option("--lossless", is_flag=True, help=f"Lose nothing; digits only.  [model: {LOSSLESS_MODEL}]")
+@click.option("--downscale", type=click.Choice(["2"]), help="Code a photo at half its size, for very low rates.")
 @model_options
 @output_options
 def compress(source: str, target: str, **given: Any) -> None:
     """Compress the image IN to the file OUT (`-` is stdin, stdout).
 
     At most one of --quality, --bpp, --size, --psnr and --lossless. With a model of digits IN is a grey picture of 28x28
-    pixels, or a folder of them that go into one file with their names.
+    pixels, or a folder of them that go into one file with their names. With --downscale, decompress enlarges the photo
+    to its full size again; rate and --psnr are those of the full size.
     """
     options = _Compress(**given)
     at_most_one({f"--{name}": given[name] or None for name in ("quality", "bpp", "size", "psnr", "lossless")})
@@ -105,6 +110,8 @@ def _encode_digits(source: str, package: "Package", *, options: _Compress) -> tu
     """Turn a digit's image file, or a folder of them, into a .vaert file's bytes and the facts to report."""
     from vaert.commands.digits import DigitOptions, compress_digits
 
+    if options.downscale:
+        raise OptionError(f"--downscale is for photos, {package.manifest.name} is a model of digits: leave it out")
     asked = DigitOptions(options.quality, options.psnr, options.bpp, options.size, options.threads, options.max_pixels)
     return compress_digits(source, package, options=asked)
 
@@ -124,7 +131,14 @@ def _encode(source: str, package: "Package", *, options: _Compress) -> tuple[byt
     if picture.dropped:
         warn(f"{source}: {', '.join(picture.dropped)} not kept: a .vaert file holds pixels only")
     codec = _open_codec(package, threads=options.threads)
-    data = codec.compress(picture.pixels, options.quality, bpp=options.bpp, size=options.size, psnr=options.psnr)
+    data = codec.compress(
+        picture.pixels,
+        options.quality,
+        bpp=options.bpp,
+        size=options.size,
+        psnr=options.psnr,
+        downscale=int(options.downscale or 1),
+    )
     facts = _facts(read_header(data), codec, coded=len(data), written=len(data))
     return data, {**facts, "dropped": list(picture.dropped)}
 
@@ -133,12 +147,15 @@ def _encode(source: str, package: "Package", *, options: _Compress) -> tuple[byt
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
 @click.option("--format", help="Image format of OUT.  [default: by OUT's ending; png for -]")
+@click.option("--upscale", type=click.Choice(["2"]), help="Make the photo larger once it is decoded.")
+@click.option("--upscaler", metavar="NAME|DIR", help="What enlarges: a bundled name or a package folder.")
 @model_options
 @output_options
 def decompress(source: str, target: str, **given: Any) -> None:
     """Decompress the .vaert file IN to the image OUT (`-` is stdin, stdout).
 
-    A file that holds a folder of digits makes the folder OUT. The model is found by the identity in the file; --model
+    A photo that was coded at half its size is enlarged to its full size. A file that holds a folder of digits makes the
+    folder OUT. The model is found by the identity in the file; --model
     names one that is not bundled.
     """
     from vaert.bitstream import Kind, read_header
@@ -148,6 +165,8 @@ def decompress(source: str, target: str, **given: Any) -> None:
         _image_format(target, options.format)  # a wrong option is worth no work
     coded = read_input(source, max_pixels=options.max_pixels, error=BitstreamError)
     digits = read_header(coded).kind in (Kind.DIGITS, Kind.LOSSLESS_DIGITS)
+    if digits and options.upscale:
+        raise OptionError(f"--upscale is for photos, {source} holds digits: leave it out")
     facts = (_write_digits if digits else _write_photo)(target, coded, options=options)
     _report(options, facts={"input": source, "output": target, **facts})
 
@@ -203,16 +222,34 @@ def _decode(stream: bytes, *, ending: str, options: _Decompress) -> tuple[bytes,
     from vaert.image import encode_image
     from vaert.package import find_by_id
 
-    header = read_header(stream)
-    codec = _open_codec(options.model or find_by_id(header.model_id).path, threads=options.threads)
-    data = encode_image(codec.decompress(stream, max_pixels=options.max_pixels), format=ending)
-    return data, {**_facts(header, codec, coded=len(stream), written=len(data)), "format": ending}
+    header, scale = read_header(stream), int(options.upscale or 1)
+    _check_upscaled(header, scale, max_pixels=options.max_pixels)
+    package = options.model or find_by_id(header.model_id).path
+    codec = _open_codec(package, threads=options.threads, upscaler=options.upscaler)
+    pixels = codec.decompress(stream, max_pixels=options.max_pixels)
+    if scale > 1:
+        from vaert.runtime.upscaler import Upscaler
+
+        pixels = Upscaler(options.upscaler, scale=scale, threads=options.threads).upscale(pixels)
+    data = encode_image(pixels, format=ending)
+    return data, {**_facts(header, codec, coded=len(stream), written=len(data)), "format": ending, "upscale": scale}
+
+
+def _check_upscaled(header: "Header", scale: int, *, max_pixels: int) -> None:
+    """Refuse a picture that is within the limit and would leave it when enlarged."""
+    width, height = scale * header.width, scale * header.height
+    if scale > 1 and width * height > max_pixels:
+        raise BitstreamError(
+            f"--upscale {scale} makes {width}x{height} = {width * height} pixels, the limit is {max_pixels}: "
+            "raise it with --max-pixels"
+        )
 
 
 def _facts(header: "Header", codec: "Codec", *, coded: int, written: int) -> dict[str, object]:
     """What both commands report; `coded` is the size of the .vaert file, `written` that of the output, in bytes."""
     pixels = header.width * header.height
     return {
+        "kind": header.kind.name.lower(),
         "width": header.width,
         "height": header.height,
         "channels": header.channels,
@@ -225,11 +262,11 @@ def _facts(header: "Header", codec: "Codec", *, coded: int, written: int) -> dic
     }
 
 
-def _open_codec(model: "str | Path | Package", *, threads: int | None) -> "Codec":
+def _open_codec(model: "str | Path | Package", *, threads: int | None, upscaler: str | None = None) -> "Codec":
     """Load the engine, which takes longest to import, after everything cheaper was checked."""
     from vaert.runtime.codec import Codec
 
-    return Codec(model, threads=threads)
+    return Codec(model, threads=threads, upscaler=upscaler)
 
 
 def _report(options: _Shared, *, facts: dict[str, object]) -> None:
