@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vaert.errors import ModelError
-from vaert.export import codec, digits, lossless, upscaler
+from vaert.export import codec, digits, lossless, restorer, upscaler
 from vaert.export.source import Source
-from vaert.package import CODEC, DIGITS, LOSSLESS_DIGITS, UPSCALER, Package
+from vaert.package import CODEC, DIGITS, LOSSLESS_DIGITS, RESTORER, UPSCALER, Package
 from vaert.trainer.checkpoint import Checkpoint
 
 _FROM_CHECKPOINT: dict[str, Callable[[Checkpoint, Path], Source]] = {
@@ -18,12 +18,14 @@ _FROM_CHECKPOINT: dict[str, Callable[[Checkpoint, Path], Source]] = {
     "mnist-lossless": lossless.from_checkpoint,
     "upscale-x2": upscaler.from_checkpoint,
     "upscale-x4": upscaler.from_checkpoint,
+    "restore": restorer.from_checkpoint,
 }
 _FROM_PACKAGE: dict[str, Callable[[Package], Source]] = {
     CODEC: codec.from_package,
     DIGITS: digits.from_package,
     LOSSLESS_DIGITS: lossless.from_package,
     UPSCALER: upscaler.from_package,
+    RESTORER: restorer.from_package,
 }
 
 

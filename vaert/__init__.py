@@ -9,6 +9,7 @@
     pixels = codec.decompress(data)
 
     large = vaert.Upscaler(scale=4).upscale(pixels)  # the same kinds of pictures, 4 times as wide and high
+    clean = vaert.Restorer().restore(pixels)  # or restore(pixels, mask), to fill holes
 """
 
 from importlib import import_module
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         VaertError,
     )
     from vaert.runtime.codec import Codec
+    from vaert.runtime.restorer import Restorer
     from vaert.runtime.upscaler import Upscaler
 
 __version__ = "0.1.0"
@@ -42,13 +44,18 @@ __all__ = [
     "ModelError",
     "OptionError",
     "OutputError",
+    "Restorer",
     "TargetError",
     "Upscaler",
     "VaertError",
     "__version__",
 ]
 
-_ELSEWHERE = {"Codec": "vaert.runtime.codec", "Upscaler": "vaert.runtime.upscaler"}
+_ELSEWHERE = {
+    "Codec": "vaert.runtime.codec",
+    "Restorer": "vaert.runtime.restorer",
+    "Upscaler": "vaert.runtime.upscaler",
+}
 
 
 def __getattr__(name: str) -> object:

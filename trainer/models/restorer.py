@@ -43,17 +43,28 @@ class RestorerConfig:
         return 1 << LEVELS
 
     @property
-    def halo(self) -> int:
-        """Pixels on each side that a pixel may depend on beside its own, a multiple of `size_multiple`.
+    def repair_halo(self) -> int:
+        """As `halo`, where nothing is hidden there: what the network alone sees.
 
-        A block reaches one cell of its level; a dense one two; a 3x3 at the end one; the fill a cell and its spreads,
-        and half a cell more per level by linear interpolation.
+        From a pixel down to the bottom and back up by the longest way; a block reaches one cell of its level, a dense
+        one two, the first and last convolution one.
         """
-        sides = [1] * (len(self.blocks) - 1) + [0]
-        blocks = sum((n * (1 + up)) << (k + 2) for k, (n, up) in enumerate(zip(self.blocks, sides, strict=True)))
-        network = blocks + 2 * (2 * (self.before + self.after) + 1) + 2
-        fill = ((1 + SPREADS) << LEVELS) + (2 << LEVELS)
-        return -(-(network + fill) // self.size_multiple) * self.size_multiple
+        reach = 1 + 2 * self.after
+        for count in self.blocks:
+            reach = -(-reach // 2) + count
+        for count in reversed(self.blocks[:-1]):
+            reach = 2 * reach + count
+        reach = 2 * (2 * reach + 2 * self.before) + 1
+        return -(-reach // self.size_multiple) * self.size_multiple
+
+    @property
+    def halo(self) -> int:
+        """Pixels on each side of a cell of `size_multiple` that it may depend on, a multiple of it too.
+
+        Beyond what the network sees, the fill reaches one cell by interpolation, from all levels together, and one by
+        each spread.
+        """
+        return self.repair_halo + ((1 + SPREADS) << LEVELS)
 
 
 PROFILES = {"restore": RestorerConfig()}
@@ -72,7 +83,7 @@ def filled(pixels: Tensor, hidden: Tensor) -> Tensor:
     coarse, share = values.pop()
     for _ in range(SPREADS):
         near = F.avg_pool2d(coarse, 3, 1, 1), F.avg_pool2d(share, 3, 1, 1)
-        coarse, share = (a + (1 - share.clamp(0, 1)) * b for a, b in zip((coarse, share), near, strict=True))
+        coarse, share = (a + (1 - share) * b for a, b in zip((coarse, share), near, strict=True))
     picture = (coarse + 0.5 * LEAST_KNOWN) / (share + LEAST_KNOWN)  # middle grey where nothing is known
     for total, weight in reversed(values):
         wide = F.interpolate(picture, scale_factor=2, mode="bilinear", align_corners=False)

@@ -1,0 +1,123 @@
+"""What a restorer is made from before it becomes a graph, of a checkpoint or package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from torch.export import Dim
+
+from vaert.errors import ModelError
+from vaert.export.shared_weights import read_weights, weights_file
+from vaert.export.source import half_weights, identity, trained
+from vaert.export.trace import trace
+from vaert.export.verify import made_picture
+from vaert.package import RESTORER, WEIGHTS, Package
+from vaert.runtime.backends import OnnxRuntimeCpu
+from vaert.trainer.checkpoint import Checkpoint
+from vaert.trainer.models.restorer import RestoreGraph, RestorerConfig, RestorerVAE
+
+GRAPH = "restorer"
+TOLERANCE = 1  # levels
+SIZES = ((96, 160), (320, 256))  # of the pictures that the graph is checked on, height and width
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class RestorerSource:
+    """Everything an exported restorer is made from. `weights`, the posterior's too, are rounded to float16."""
+
+    kind: ClassVar[str] = RESTORER
+    license_file: ClassVar[str] = "LICENSE_PHOTOS"
+
+    config: RestorerConfig
+    profile: str
+    weights: dict[str, npt.NDArray[Any]]
+    training: dict[str, Any]
+
+    @property
+    def model_id(self) -> int:
+        """64-bit identity over the weights."""
+        return identity(f"vaert {self.profile} 1", self.weights)
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """See `vaert.package.Manifest`."""
+        config = self.config
+        return {"size_multiple": config.size_multiple, "halo": {"repair": config.repair_halo, "fill": config.halo}}
+
+    def model(self) -> RestorerVAE:
+        """The torch model of these weights, in evaluation mode. ModelError if they do not fit."""
+        model = RestorerVAE(self.config)
+        try:
+            model.load_state_dict({name: torch.from_numpy(w.astype(np.float32)) for name, w in self.weights.items()})
+        except RuntimeError as error:
+            raise ModelError(f"weights do not fit {self.profile}: {str(error).splitlines()[0]}") from error
+        return model.eval()
+
+    def bounds(self) -> dict[str, int]:
+        """Nothing here is exact."""
+        return {}
+
+    def graphs(self) -> dict[str, onnx.ModelProto]:
+        """`restorer`."""
+        multiple = self.config.size_multiple
+        shape = {0: Dim("batch"), 1: multiple * Dim("high", min=1), 2: multiple * Dim("wide", min=1)}
+        example = tuple(torch.zeros(2, 2 * multiple, 3 * multiple, n, dtype=torch.uint8) for n in (3, 1))
+        graph = RestoreGraph(self.model())
+        return {GRAPH: trace(graph, example, (shape, shape), names=(["pixels", "mask"], ["restored"]))}
+
+    def files(self) -> dict[str, bytes]:
+        """Weights."""
+        return {WEIGHTS: weights_file(self.weights)}
+
+    def verify(self, package: Package) -> dict[str, Any]:
+        """Compare the graph with torch on made pictures, with and without a hole."""
+        runner, graph, differences = OnnxRuntimeCpu().load(package, GRAPH), RestoreGraph(self.model()), []
+        for height, width in SIZES:
+            pixels = made_picture(height, width)[None]
+            for mask in (np.zeros((1, height, width, 1), np.uint8), _made_mask(height, width)):
+                found = runner.run({"pixels": pixels, "mask": mask})["restored"]
+                with torch.no_grad():
+                    expected = graph(torch.from_numpy(pixels), torch.from_numpy(mask)).numpy()
+                differences.append(int(np.abs(found.astype(int) - expected).max()))
+        if max(differences) > TOLERANCE:
+            raise ModelError(
+                f"the exported graph disagrees with torch by {max(differences)} levels, expected at most {TOLERANCE}: "
+                "a fault of the export, nothing was written"
+            )
+        return {"against": "torch", "pictures": len(differences), "largest_pixel_difference": max(differences)}
+
+
+def _made_mask(height: int, width: int) -> Pixels:
+    """A hole of a sixth of the picture and a thin stroke, uint8 (1, height, width, 1) of 0 and 1."""
+    mask = np.zeros((1, height, width, 1), np.uint8)
+    mask[:, height // 4 : height // 2, width // 5 : width - width // 7] = 1
+    mask[:, :, width // 9 : width // 9 + 3] = 1
+    return mask
+
+
+def from_checkpoint(checkpoint: Checkpoint, path: Path) -> RestorerSource:
+    """The averaged weights of a training checkpoint, read from `path`, finished or not."""
+    weights = half_weights(checkpoint.ema_model().state_dict(), path)
+    return RestorerSource(_config(checkpoint.model_config.__dict__), checkpoint.profile, weights, trained(checkpoint))
+
+
+def from_package(package: Package) -> RestorerSource:
+    """The source that a package carries in `weights.safetensors`. ModelError if it has none."""
+    manifest = package.manifest
+    weights = read_weights(package)
+    return RestorerSource(_config(manifest.config), manifest.profile, weights, dict(manifest.training))
+
+
+def _config(fields: Mapping[str, Any]) -> RestorerConfig:
+    """The config of fields as JSON or a checkpoint keep them, whose tuples may have become lists."""
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    return RestorerConfig(**values)
