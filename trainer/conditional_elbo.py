@@ -12,6 +12,7 @@ from vaert.trainer.models.upscaler import UpscalerVAE
 from vaert.trainer.objective import Metrics, Objective, psnr
 
 KL_WARMUP = 0.2  # fraction of the run over which the weight of the KL term grows from 0 to 1
+HOLE = 5.0  # at errors of 0.1, such as are common in holes, the gradient is that of the absolute error
 LUMA = (0.299, 0.587, 0.114)
 ELBO_WEIGHT = 0.5  # against the error at the prior mean, see docs/training.md
 MARGIN = 2  # small pixels at every edge of a crop that the down-scaling makes from repeated samples: cut off
@@ -47,13 +48,13 @@ class ConditionalElbo(Objective):
             noise = torch.randn(prior.mean.shape, generator=generator, device=target.device)
             drawn = model.decode(base, features, posterior.sample(noise))
         kl = posterior.divergence(prior).mean()
-        error, scatter = self.error(best, target), self.error(drawn, target)
+        error, scatter = self.error(best, target, given), self.error(drawn, target, given)
         latents_per_sample = prior.mean.numel() / target.numel()
         weight = min(1.0, self.progress / KL_WARMUP) * scatter.detach() * latents_per_sample
         metrics = {"psnr": _psnr(best, target), "detail": _psnr(drawn, target), "kl": kl.detach()}
         return error + ELBO_WEIGHT * (scatter + weight * kl), metrics
 
-    def error(self, found: Tensor, target: Tensor) -> Tensor:
+    def error(self, found: Tensor, target: Tensor, given: Tensor) -> Tensor:
         """Mean absolute error of pictures (N, 3, H, W)."""
         return (found - target).abs().mean()
 
@@ -76,11 +77,16 @@ class Restoration(ConditionalElbo):
         given = torch.cat([filled(damaged, hidden), hidden], 1)
         return tuple(t.contiguous(memory_format=torch.channels_last) for t in (given, clean))  # type: ignore[return-value]
 
-    def error(self, found: Tensor, target: Tensor) -> Tensor:
-        """Mean absolute error of RGB and of luma (BT.601) alike: the eye and the measure look at luma."""
-        difference = found - target
-        luma = (difference * difference.new_tensor(LUMA)[:, None, None]).sum(1)
-        return 0.5 * (difference.abs().mean() + luma.abs().mean())
+    def error(self, found: Tensor, target: Tensor, given: Tensor) -> Tensor:
+        """Mean error of RGB and of luma (BT.601) alike: the eye and the measure look at luma.
+
+        Absolute where pixels are known. In holes, where much is possible, squared, HOLE times: its best guess is the
+        mean and not the median.
+        """
+        difference, hidden = found - target, given[:, 3:] > 0
+        luma = (difference * difference.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+        errors = (torch.where(hidden, HOLE * d.square(), d.abs()).mean() for d in (difference, luma))
+        return 0.5 * sum(errors, torch.zeros((), device=found.device))
 
 
 def small_and_large(crops: Tensor, scale: int) -> tuple[Tensor, Tensor]:

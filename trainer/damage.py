@@ -14,7 +14,7 @@ from vaert.trainer.data import Pictures
 Pixels = npt.NDArray[np.uint8]
 GRID = 8  # pixels; JPEG's blocks
 # Shares of the crops: damaged and whole, clean with a hole, both, and clean and whole (to learn to leave things alone).
-DAMAGED, HIDDEN, BOTH = 0.62, 0.2, 0.13
+DAMAGED, HIDDEN, BOTH = 0.5, 0.3, 0.15
 WEBP = 0.15  # of damaged crops; the others are JPEG
 ALIGNED = 0.8  # of damaged crops: the grid starts at the crop's corner, as in whole pictures
 CHROMA_HALVED = 0.85  # of JPEGs: 4:2:0, the others 4:4:4
