@@ -1,4 +1,4 @@
-"""Write docs/results.md from the JSON files in benchmarks/results."""
+"""Write docs/results.md, and the marked tables of other pages, from the JSON files in benchmarks/results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ from typing import Any
 from benchmarks._machine import ROOT, verdict
 from vaert.atomic import write_atomic
 
-ORDER = ("rate_distortion", "exact_prior", "targets", "latency", "peers", "memory", "exactness")
+ORDER = (
+    "rate_distortion",
+    "exact_prior",
+    "targets",
+    "latency",
+    "peers",
+    "memory",
+    "exactness",
+    "upscaling",
+    "upscaling_detail",
+    "downscaling",
+)
 METHOD = (
     "BD-rate: PCHIP of log(bpp) over PSNR, over the PSNRs at which the measured JPEG spends 0.25 to 1.5 bpp. "
     "Published curves are means over the 24 Kodak images."
@@ -36,7 +47,23 @@ def main() -> int:
     records.sort(key=lambda r: (ORDER.index(r["benchmark"]) if r["benchmark"] in ORDER else len(ORDER), r["benchmark"]))
     write_atomic(given.out, page(records).encode(), force=True)
     print(f"{given.out}: {len(records)} benchmarks")
+    for path in sorted(given.out.parent.glob("*.md")):
+        text = path.read_text("utf-8")
+        if path != given.out and (made := filled(text, records)) != text:
+            write_atomic(path, made.encode(), force=True)
+            print(f"{path}: tables renewed")
     return 0
+
+
+def filled(text: str, records: list[dict[str, Any]]) -> str:
+    """A page with what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` made from the benchmark NAME."""
+    for record in records:
+        begin, end = (f"<!-- {word} {record['benchmark']} -->" for word in ("begin", "end"))
+        before, found, rest = text.partition(begin)
+        if found and (detail := DETAILS.get(record["benchmark"])) is not None:
+            _, _, after = rest.partition(end)
+            text = "\n".join([before + begin, *detail(record["results"]), end]) + after
+    return text
 
 
 def page(records: list[dict[str, Any]]) -> str:
@@ -151,6 +178,56 @@ def exactness(results: dict[str, Any]) -> Iterator[str]:
     yield f"Tiles: {t['width']}x{t['height']} pixels in {t['groups']} groups, tiles of {t['tile']} against none.\n"
 
 
+def upscaling(results: dict[str, Any]) -> Iterator[str]:
+    """PSNR of every set, then all times."""
+    for scale, model in results["models"].items():
+        steps = f", steps {model['training']['steps']}" if "steps" in model["training"] else ""
+        yield f"{scale}: {model['name']} ({model['model_id']}{steps}).\n"
+    yield "PSNR on Y (BT.601), `scale` pixels cut off at every edge, means over the files that `vaert upscale` wrote.\n"
+    rows = [
+        (f"x{s['scale']}, {s['set']}", str(s["pictures"]), f"{s['psnr_db']:.2f}", f"{s['bicubic_db']:.2f}")
+        for s in results["sets"]
+    ]
+    yield table(("set", "pictures", "vaert (dB)", "bicubic (dB)"), rows)
+    work = results["multiply_adds_per_small_pixel"]
+    notes = {name: f"{count / 1000:.0f} thousand multiply-adds per small pixel" for name, count in work.items()}
+    yield f"128x128 to 512x512, {results['threads']} threads, bytes to bytes; the peers have random weights.\n"
+    yield times([(name, t, notes.get(name, "")) for name, t in results["times"].items()])
+
+
+def upscaling_detail(results: dict[str, Any]) -> Iterator[str]:
+    """What z holds and what is drawn from it."""
+    yield "![Crops: bicubic, detail 0, 0.5 and 1, original](images/upscaling_detail.png)\n"
+    means, channels = results["means"], results["latents_per_small_pixel"]
+    active = f"{results['active_channels']} of {channels} channels of z hold more than a hundredth of a nat"
+    yield f"{results['images']}, {results['pictures']} pictures. KL {means['kl']:.3f} nats per latent, {active}.\n"
+    rows = [("bicubic", f"{means['laplacian_bicubic']:.0f}", "")]
+    rows += [(f"detail {d}", f"{means[f'laplacian_{d}']:.0f}", f"{means[f'psnr_{d}']:.2f}") for d in ("0", "0.5", "1")]
+    yield table(("", "Laplacian energy", "PSNR on Y (dB)"), [*rows, ("original", f"{means['laplacian_hr']:.0f}", "")])
+
+
+def downscaling(results: dict[str, Any]) -> Iterator[str]:
+    """PSNR at rates of all three ways."""
+    yield f"Means over {results['images']} images; the upscaler is {results['upscaler']['name']}.\n"
+    for measure, name in (("PSNR", "crossing_bpp"), ("MS-SSIM", "crossing_bpp_ms_ssim")):
+        rate = results[name]
+        answer = "at no rate that both reach" if rate is None else f"below {rate:.3f} bpp"
+        yield f"In {measure} half size beats plain {answer}."
+    each = [rate for rate in results["crossing_bpp_of_each"] if rate is not None]
+    spread = f", from {min(each):.3f} to {max(each):.3f} bpp" if each else ""
+    yield f"Picture by picture, in PSNR, it wins somewhere in {len(each)} of {results['images']}{spread}."
+    low = " and ".join(f"{results['lowest_bpp'][name]:.3f} ({name})" for name in ("plain", "half size, upscaler"))
+    yield f"The lowest rates, at quality 1, are {low}.\n"
+    for measure, style in (("psnr", ".2f"), ("ms_ssim", ".4f")):
+        found = results["at_rates"][measure]
+        names = list(next(iter(found.values())))
+        rows = [
+            (rate, *("" if values[n] is None else f"{values[n]:{style}}" for n in names))
+            for rate, values in found.items()
+        ]
+        yield table((f"{'PSNR (dB)' if measure == 'psnr' else 'MS-SSIM'} at bpp", *names), rows)
+
+
 def times(rows: Sequence[tuple[str, dict[str, Any], str]]) -> str:
     """A table of timings in milliseconds."""
     shown = [(name, f"{t['p50_ms']:.1f}", f"{t['p95_ms']:.1f}", str(t["runs"]), note) for name, t, note in rows]
@@ -170,6 +247,9 @@ DETAILS = {
     "peers": peers,
     "memory": memory,
     "exactness": exactness,
+    "upscaling": upscaling,
+    "upscaling_detail": upscaling_detail,
+    "downscaling": downscaling,
 }
 
 if __name__ == "__main__":
