@@ -200,8 +200,8 @@ def test_wrong_options_are_told(
     out = str(tmp_path / "out.png")
     assert restore(package, files[0], out) == 2
     assert "expected --mask IMAGE" in capsys.readouterr().err
-    assert main(["restore", files[0], out, "--mask", files[1]]) == 2
-    assert "give --model mnist-conv" in capsys.readouterr().err
+    assert restore(package, files[0], out, "--mask", files[1], "--strength", "1") == 2
+    assert "--strength has no use with by-hand" in capsys.readouterr().err
     assert main(["restore", files[0], out, "--mask", files[1], "--model", "fast"]) == 1
     assert "of kind codec and restores nothing" in capsys.readouterr().err
     assert restore(package, files[0], str(tmp_path / "out.jpg"), "--mask", files[1]) == 1

@@ -206,10 +206,21 @@ def test_the_objective_trains_every_parameter_and_repeats(tmp_path: Path) -> Non
 
 
 def test_the_error_looks_at_luma_beside_rgb() -> None:
-    objective = Restoration(awake())
-    clean = torch.full((1, 3, 8, 8), 0.5)
+    objective, clean = Restoration(awake()), torch.full((1, 3, 8, 8), 0.5)
+    known = torch.zeros(1, 4, 8, 8)
     red, blue = clean.clone(), clean.clone()
     red[:, 0] += 0.1
     blue[:, 2] += 0.1
-    assert objective.error(red, clean) > objective.error(blue, clean) > objective.error(clean, clean)
-    assert objective.error(red, clean).item() == pytest.approx(0.5 * (0.1 / 3 + 0.299 * 0.1), rel=1e-4)
+    assert objective.error(red, clean, known) > objective.error(blue, clean, known) > 0
+    assert objective.error(clean, clean, known) == 0
+    assert objective.error(red, clean, known).item() == pytest.approx(0.5 * (0.1 / 3 + 0.299 * 0.1), rel=1e-4)
+
+
+def test_the_best_guess_is_the_median_of_known_pixels_and_the_mean_of_hidden_ones() -> None:
+    objective = Restoration(awake())
+    target = torch.tensor([0.0, 0.0, 0.9]).view(3, 1, 1, 1).expand(3, 3, 4, 4)
+    for hidden, best in ((0, 0.0), (1, 0.3)):
+        given = torch.full((3, 4, 4, 4), float(hidden))
+        guesses = np.linspace(0, 0.9, 10)
+        errors = [objective.error(torch.full_like(target, guess), target, given).item() for guess in guesses]
+        assert guesses[np.argmin(errors)] == pytest.approx(best)

@@ -1,13 +1,16 @@
-"""`vaert restore`: hidden parts of a picture, inferred by a model."""
+"""`vaert restore`: damaged pictures repaired and hidden parts filled in, of photos and of digits."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaert.commands.files import check_target, write_output
-from vaert.commands.pictures import lossless_format, read_grey
-from vaert.commands.report import say, show_json, warn
+from vaert.commands.batch import BatchOptions, Edited, Item, Made, Work, edit, run_batch
+from vaert.commands.files import check_target
+from vaert.commands.options import FiniteRange, model_options, output_options
+from vaert.commands.pictures import LOSSY, lossless_format, read_grey
+from vaert.commands.report import STREAM, grouped, say, show_json
 from vaert.errors import ImageError, ModelError, OptionError
 
 if TYPE_CHECKING:  # numpy loads on first use
@@ -15,109 +18,156 @@ if TYPE_CHECKING:  # numpy loads on first use
     from numpy.typing import NDArray
 
     from vaert.package import Package
+    from vaert.runtime.restorer import Restorer
+
+DEFAULT_MODEL, DIGIT_MODEL = "restore", "mnist-conv"
 
 
 @dataclass(frozen=True)
-class _Options:
+class _Options(BatchOptions):
     """Options of `vaert restore`."""
 
-    mask: str | None
-    seed: int
-    model: str | None
-    threads: int | None
-    force: bool
-    quiet: bool
-    as_json: bool
+    mask: str | None = None
+    strength: float | None = None
+    tile: int | None = None
+    seed: int | None = None
+    model: str | None = None
+    threads: int | None = None
 
 
 @click.command()
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
 @click.option("--mask", metavar="IMAGE", help="Grey picture of IN's size: pixels that are not black are hidden in IN.")
-@click.option("--model", metavar="NAME|DIR", help="Model: a bundled name or a package folder.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the search.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
-@click.option("--force", "-f", is_flag=True, help="Replace an existing OUT.")
-@click.option("--quiet", "-q", is_flag=True, help="No report line on stderr.")
-@click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout (stderr if OUT is -).")
+@click.option(
+    "--strength",
+    type=FiniteRange(0, 1),
+    help="Repair known pixels: 0 not at all, 1 fully.  [default: 1; with --mask 0]",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the search; digits only.  [default: 0]")
+@click.option("--tile", type=click.IntRange(min=1), help="Side of the tiles, a multiple of 32.  [default: by size]")
+@click.option("--format", help="Image format of OUT.  [default: by OUT's ending; png for -; that of each in a folder]")
+@model_options
+@output_options
 def restore(source: str, target: str, **given: Any) -> None:
-    """Infer the hidden part of the image IN and write the whole to OUT (`-` is stdin, stdout).
+    """Remove compression damage from the image IN, or fill holes in it, and write it to OUT (`-` is stdin, stdout).
 
-    Pixels that the mask does not hide stay as they are. --seed makes runs repeatable.
+    Without a mask the whole picture is repaired; a folder IN makes a folder OUT. With --mask the hidden pixels are made
+    up and the known ones stay as they are, or are repaired too if --strength is given. Colour profile, EXIF and XMP are
+    kept. A model of digits (mnist-conv) infers the hidden part of a digit.
     """
+    from vaert.package import DIGITS, RESTORER, find_package
+
     options = _Options(**given)
+    package = find_package(options.model or DEFAULT_MODEL)
+    kind = package.manifest.kind
+    if kind == DIGITS:
+        _restore_digit(source, target, package, options=options)
+    elif kind == RESTORER:
+        _restore_photos(source, target, package, options=options)
+    else:
+        raise ModelError(
+            f"model {options.model} is of kind {kind} and restores nothing, expected {RESTORER} or {DIGITS}: leave out "
+            f"--model, or give {DIGIT_MODEL} for digits"
+        )
+
+
+def _restore_digit(source: str, target: str, package: "Package", *, options: _Options) -> None:
+    from vaert.commands.restore_digits import DigitOptions, restore_digit
+
+    _refuse(package, {"--strength": options.strength, "--tile": options.tile, "--format": options.format})
     ending = lossless_format(target)
     check_target(target, force=options.force)
-    package = _find(options.model)
-    mask = _required_mask(options)
-    from vaert.image import encode_image
-
-    digit, hidden = read_grey(source, what="a digit"), read_grey(mask, what="a mask") != 0
-    _check_sizes(package, source, mask, digit=digit, hidden=hidden)
-    if not hidden.any():
-        warn(f"{mask} hides nothing: {target} is {source} unchanged")
-    restored = _inpaint(package, options, digit=digit, hidden=hidden)
-    write_output(target, encode_image(restored, format=ending), force=options.force)
-    manifest = package.manifest
-    facts = {
-        "input": source,
-        "output": target,
-        "width": digit.shape[1],
-        "height": digit.shape[0],
-        "hidden": int(hidden.sum()),
-        "seed": options.seed,
-        "model": manifest.name,
-        "model_id": f"{manifest.model_id:016x}",
-    }
+    name = package.manifest.name
+    if options.mask is None:
+        raise OptionError(f"model {name} restores hidden pixels, expected --mask IMAGE that says which")
+    asked = DigitOptions(options.mask, options.seed or 0, options.threads, ending, options.force)
+    facts = restore_digit(source, target, package, options=asked)
     if options.as_json:
         show_json(facts, output=target)
     elif not options.quiet:
-        say(f"{source} -> {target}: {facts['hidden']} of {digit.size} pixels restored by {manifest.name}")
+        pixels = package.manifest.geometry["height"] * package.manifest.geometry["width"]
+        say(f"{source} -> {target}: {facts['hidden']} of {pixels} pixels restored by {name}")
 
 
-def _find(model: str | None) -> "Package":
-    """The model's package, of a kind that restores."""
-    from vaert.package import DIGITS, find_package
-
-    if model is None:
-        raise OptionError("no model restores photos, only digits can be restored: give --model mnist-conv")
-    package = find_package(model)
-    if package.manifest.kind != DIGITS:
-        kind = package.manifest.kind
-        raise ModelError(f"model {model} is of kind {kind} and restores nothing, expected {DIGITS}: --model mnist-conv")
-    return package
-
-
-def _required_mask(options: _Options) -> str:
-    if options.mask is None:
-        raise OptionError(f"model {options.model} restores hidden pixels, expected --mask IMAGE that says which")
-    return options.mask
-
-
-def _check_sizes(
-    package: "Package", source: str, mask: str, *, digit: "NDArray[np.uint8]", hidden: "NDArray[np.bool_]"
-) -> None:
-    """Refuse pictures that do not fit the model or each other, by the names of their files."""
-    geometry, name = package.manifest.geometry, package.manifest.name
-    if digit.shape != (geometry["height"], geometry["width"]):
-        raise ImageError(
-            f"{source} has {digit.shape[1]}x{digit.shape[0]} pixels, {name} restores pictures of "
-            f"{geometry['width']}x{geometry['height']}: crop or scale it first"
+def _refuse(package: "Package", options: dict[str, object]) -> None:
+    """OptionError if one of `options`, spelling to value, was given, which a model of this kind has no use for."""
+    if given := [name for name, value in options.items() if value is not None]:
+        manifest = package.manifest
+        raise OptionError(
+            f"{given[0]} has no use with {manifest.name}, a model of kind {manifest.kind}: leave it out, or choose "
+            "another --model"
         )
-    if hidden.shape != digit.shape:
-        raise ImageError(
-            f"{mask} has {hidden.shape[1]}x{hidden.shape[0]} pixels, expected those of {source}, "
-            f"{digit.shape[1]}x{digit.shape[0]}: crop or scale the mask"
-        )
-    if hidden.all():
-        raise ImageError(f"{mask} hides every pixel, expected some known ones: use `vaert generate` for new digits")
 
 
-def _inpaint(
-    package: "Package", options: _Options, *, digit: "NDArray[np.uint8]", hidden: "NDArray[np.bool_]"
-) -> "NDArray[np.uint8]":
+def _restore_photos(source: str, target: str, package: "Package", *, options: _Options) -> None:
+    _refuse(package, {"--seed": options.seed})
+    if options.mask is not None:
+        from pathlib import Path
+
+        if Path(source).is_dir():
+            raise OptionError(f"{source} is a folder, but a mask is for one picture: name that, or leave out --mask")
+        if source == options.mask == STREAM:
+            raise OptionError("IN and --mask cannot both come from standard input: name a file for one of them")
+    run_batch(source, target, lambda: _open(package, options), options=options)
+
+
+def _open(package: "Package", options: _Options) -> Work:
     """Load the engine, which takes longest to import, after everything cheaper was checked."""
-    from vaert.runtime.digit_vae import DigitVAE
-    from vaert.runtime.inpainting import inpaint
+    hidden = None if options.mask is None else read_grey(options.mask, what="a mask") != 0
+    if hidden is not None and hidden.all():
+        raise ImageError(f"{options.mask} hides every pixel, expected some known ones: hide less")
+    from vaert.runtime.restorer import Restorer
 
-    return inpaint(DigitVAE(package, threads=options.threads), digit, hidden, seed=options.seed)
+    restorer, warnings = Restorer(package, threads=options.threads), _lossy(options)
+
+    def work(data: bytes, item: Item) -> Made:
+        def change(pixels: "NDArray[np.uint8]") -> "NDArray[np.uint8]":
+            if hidden is not None and hidden.shape != pixels.shape[:2]:
+                raise ImageError(
+                    f"{options.mask} has {hidden.shape[1]}x{hidden.shape[0]} pixels, expected those of {item.source}, "
+                    f"{pixels.shape[1]}x{pixels.shape[0]}: crop or scale the mask"
+                )
+            return restorer.restore(pixels, hidden, strength=options.strength, tile=options.tile)
+
+        edited = edit(data, item, change, max_pixels=options.max_pixels)
+        told = edited.warnings + (next(warnings, ()) if item.format in LOSSY else ())
+        return _made(edited, restorer, hidden, options=options, warnings=told)
+
+    return work
+
+
+def _lossy(options: _Options) -> Iterator[tuple[str, ...]]:
+    """What to say, once, of an output that is compressed with loss again."""
+    what = "changes the known pixels a little" if options.mask is not None else "damages the picture again a little"
+    yield (f"a JPEG file {what}: use .png for OUT, or --format png, to keep every pixel",)
+
+
+def _made(
+    edited: Edited,
+    restorer: "Restorer",
+    hidden: "NDArray[np.bool_] | None",
+    *,
+    options: _Options,
+    warnings: tuple[str, ...],
+) -> Made:
+    manifest = restorer.package.manifest
+    strength = 1.0 if options.strength is None and hidden is None else options.strength
+    count = 0 if hidden is None else int(hidden.sum())
+    if hidden is not None and not count:
+        warnings += (f"{options.mask} hides nothing",)
+    done = [] if hidden is None else [f"{grouped(count)} filled"]
+    if strength is not None:
+        done.append(f"{'others' if done else 'all'} repaired{f' at strength {strength:g}' if strength != 1 else ''}")
+    facts = {
+        "width": edited.after[0],
+        "height": edited.after[1],
+        "channels": edited.channels,
+        "hidden": count,
+        "strength": strength,
+        "warnings": list(warnings),
+        "model": manifest.name,
+        "model_id": f"{manifest.model_id:016x}",
+    }
+    size = f"{edited.after[0]}x{edited.after[1]} pixels"
+    return Made(edited.data, f"{size}, {' and '.join(done)} by {manifest.name}", facts, warnings)
