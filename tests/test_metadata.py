@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import struct
+import tracemalloc
 import warnings
 import zlib
 from typing import Any
@@ -591,3 +592,15 @@ def test_hostile_texts_take_linear_time() -> None:
         spaces,
     ):
         assert adapted(Metadata(xmp=text), width=1, height=1).xmp == text
+
+
+def test_tags_that_all_cover_the_whole_block_are_refused_at_once() -> None:
+    count = 2000
+    tags = b"".join(struct.pack("<HHII", 1000 + n, 1, 8 + 2 + 12 * count + 4, 0) for n in range(count))
+    block = b"II*\0" + struct.pack("<IH", 8, count) + tags + bytes(4)
+    tracemalloc.start()
+    assert exif_facts(block) == (1, True)
+    assert corrected_exif(block, width=3, height=2) is None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * len(block)

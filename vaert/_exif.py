@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from vaert._facts import Found, Kind
-from vaert._ifd import ORIENTATION
+from vaert._ifd import ORIENTATION, OVERLAP
 
 # Bytes of each type of values; the integer types are those that the reader of orientations knows.
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
@@ -91,13 +91,16 @@ def _directory(block: bytes, start: int, order: str) -> list[_Entry]:
     (count,) = struct.unpack_from(f"{order}H", block, start)
     if start + 2 + 12 * count > len(block):
         raise ValueError("a tag directory lies outside")
-    entries = []
+    entries, total = [], 0
     for at in range(start + 2, start + 2 + 12 * count, 12):
         tag, kind, length, offset = struct.unpack_from(f"{order}HHII", block, at)
         size = _SIZES.get(kind, 0) * length
         place = at + 8 if size <= 4 else offset
         if place + size > len(block) and kind in (_BYTE, _SHORT, _LONG):
             raise ValueError(f"tag {tag} lies outside")
+        total += size if kind in (_BYTE, _SHORT, _LONG) else 0
+        if total > OVERLAP * len(block):  # as in `read_directory`
+            raise ValueError("its tags say more bytes than it has")
         entries.append(_Entry(tag, kind, length, at, place, place + size))
     return entries
 

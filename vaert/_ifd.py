@@ -4,6 +4,7 @@ import struct
 from dataclasses import dataclass
 
 ORIENTATION = 0x0112
+OVERLAP = 2  # tags may share bytes, but not so that together they ask for many times the memory of the file
 # Bytes and struct letter of the integer types; other types have no entry because no caller reads their values.
 _TYPES = {1: (1, "B"), 3: (2, "H"), 4: (4, "I")}
 
@@ -41,12 +42,16 @@ def read_directory(data: bytes) -> Directory:
         (following,) = struct.unpack_from(f"{order}I", data, start + 2 + 12 * count)
         values: dict[int, tuple[int, ...]] = {}
         places: dict[int, int] = {}
+        total = 0
         for at in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind, length = struct.unpack_from(f"{order}HHI", data, at)
             size, letter = _TYPES.get(kind, (0, "B"))
             place = at + 8 if size * length <= 4 else struct.unpack_from(f"{order}I", data, at + 8)[0]
             if place + size * length > len(data):
                 raise ValueError(f"tag {tag} lies outside the file")
+            total += size * length
+            if total > OVERLAP * len(data):
+                raise ValueError("its tags say more bytes than it has")
             places[tag] = place
             values[tag] = struct.unpack_from(f"{order}{length}{letter}", data, place) if size else ()
     except struct.error:
