@@ -15,6 +15,7 @@ from vaert.errors import ModelError, OptionError
 if TYPE_CHECKING:
     from vaert.evaluate import Evaluation
     from vaert.evaluate_digits import DigitEvaluation
+    from vaert.evaluate_restorer import RestorerEvaluation
     from vaert.evaluate_upscaler import UpscalerEvaluation
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -47,13 +48,14 @@ def evaluate(
 
     A photo model: rate and distortion over the folder --images, beside JPEG and published curves, which hold for the
     24 Kodak images alone. An upscaler: PSNR on Y, beside bicubic, over --images, which has folders HR and LRx2 or LRx4
-    or large pictures alone. A model of digits: likelihood (ELBO, NLL) and reconstruction over the test digits in
+    or large pictures alone. A restorer: repair of JPEGs and inpainting, beside OpenCV's, over the clean pictures in
+    --images. A model of digits: likelihood (ELBO, NLL) and reconstruction over the test digits in
     --data.
     """
-    from vaert.package import CODEC, DIGITS, UPSCALER, find_package
+    from vaert.package import CODEC, DIGITS, RESTORER, UPSCALER, find_package
 
     manifest = find_package(model).manifest
-    report: Evaluation | DigitEvaluation | UpscalerEvaluation
+    report: Evaluation | DigitEvaluation | RestorerEvaluation | UpscalerEvaluation
     if manifest.kind == CODEC:
         folder = _wanted(model, manifest.kind, wanted=("--images", images), others={"--data": data})
         report = _photos(model, folder, qualities=qualities, plot=plot)
@@ -65,8 +67,11 @@ def evaluate(
         others = {"--data": data, "--qualities": qualities, "--plot": plot}
         folder = _wanted(model, manifest.kind, wanted=("--images", images), others=others)
         report = _upscaled(model, folder)
+    elif manifest.kind == RESTORER:
+        others = {"--data": data, "--qualities": qualities, "--plot": plot}
+        report = _restored(model, _wanted(model, manifest.kind, wanted=("--images", images), others=others))
     else:
-        kinds = f"{CODEC}, {DIGITS} or {UPSCALER}"
+        kinds = f"{CODEC}, {DIGITS}, {RESTORER} or {UPSCALER}"
         raise ModelError(f"model {model} is of kind {manifest.kind}, expected {kinds}: nothing measures it")
     if as_json:
         show_json(report.to_dict())
@@ -107,3 +112,10 @@ def _upscaled(model: str, images: Path) -> "UpscalerEvaluation":
         from vaert.evaluate_upscaler import evaluate_upscaler
 
         return evaluate_upscaler(model, images, progress=progress)
+
+
+def _restored(model: str, images: Path) -> "RestorerEvaluation":
+    with needs_extra("vaert evaluate", extra="eval", modules=("PIL",)), progress_bar("pictures") as progress:
+        from vaert.evaluate_restorer import evaluate_restorer
+
+        return evaluate_restorer(model, images, progress=progress)
