@@ -47,8 +47,8 @@ PURPOSES = {
     ),
     UPSCALER: (
         "upscaler of photographs",
-        "A conditional VAE that enlarges photographs shrunk by bicubic down-scaling. At detail 0 it gives the likeliest "
-        "picture; with detail it draws texture that is plausible and not a record: no evidence, no measurement.",
+        "A conditional VAE that enlarges photographs shrunk by bicubic down-scaling. At detail 0 it gives its best "
+        "guess; with detail it draws texture that is plausible and not a record: no evidence, no measurement.",
     ),
     RESTORER: (
         "restorer of photographs",
@@ -130,8 +130,8 @@ def rate_distortion(record: Mapping[str, Any]) -> str:
         f"| {p['quality']:g} | {p['bpp']:.3f} | {p['psnr']:.2f} | {p['ms_ssim']:.4f} |"
         for p in record["results"]["points"]
     )
-    return f"""{record["results"]["images"]} images (Kodak), means; whole files; PSNR in RGB on 8 bits. BD-rate against JPEG (Pillow,
-4:2:0, optimised): {jpeg["percent"]:+.1f} % over {jpeg["low"]:.2f} to {jpeg["high"]:.2f} dB.
+    return f"""{record["results"]["images"]} images (Kodak), means; whole files; PSNR in RGB on 8 bits. BD-rate against
+JPEG (Pillow, 4:2:0, optimised): {jpeg["percent"]:+.1f} % over {jpeg["low"]:.2f} to {jpeg["high"]:.2f} dB.
 
 | quality | bpp | PSNR (dB) | MS-SSIM |
 |---|---|---|---|
