@@ -22,11 +22,14 @@ ORDER = (
     "upscaling",
     "upscaling_detail",
     "downscaling",
+    "restoration",
+    "restoration_reference",
 )
 METHOD = (
     "BD-rate: PCHIP of log(bpp) over PSNR, over the PSNRs at which the measured JPEG spends 0.25 to 1.5 bpp. "
     "Published curves are means over the 24 Kodak images."
 )
+REPAIR_COLUMNS = (("damaged", ""), ("restored", ""), ("gain", "+"), ("least_gain", "+"))
 INTRODUCTION = """# Results
 
 Measured by the scripts in `benchmarks/`; this page is written by `python -m benchmarks.report` from their JSON files in
@@ -228,6 +231,40 @@ def downscaling(results: dict[str, Any]) -> Iterator[str]:
         yield table((f"{'PSNR (dB)' if measure == 'psnr' else 'MS-SSIM'} at bpp", *names), rows)
 
 
+def restoration(results: dict[str, Any]) -> Iterator[str]:
+    """Repair of every set, holes, times, memory."""
+    model = results["model"]
+    yield "![Crops: JPEG, restored, original; hole, Telea, restored, original](images/restoration.png)\n"
+    yield f"{model['name']} ({model['model_id']}, steps {model['training']['steps']}).\n"
+    yield "PSNR on Y (BT.601), means over the files that `vaert restore` wrote; damage by Pillow, JPEG in 4:2:0.\n"
+    for name, found in results["repair"].items():
+        rows = [
+            (kind, *(f"{row[f'{key}_db']:{sign}.2f}" for key, sign in REPAIR_COLUMNS), str(row["worse"]))
+            for kind, row in found.items()
+            if kind != "pictures"
+        ]
+        head = (f"{name}, {found['pictures']} pictures", "damaged (dB)", "restored (dB)", "gain", "least gain", "worse")
+        yield table(head, rows)
+    holes = results["inpainting"]
+    share = f"{100 * holes['mean_hidden_share']:.1f} % of the picture on average"
+    changed = holes["known_pixels_changed"]
+    yield f"Holes of {share}, PSNR in RGB of hidden pixels (dB); {changed} known pixels changed.\n"
+    kinds = [(kind, row) for kind, row in holes.items() if isinstance(row, dict)]
+    columns = list(kinds[0][1])
+    names = [name.removesuffix("_db").replace("telea_", "Telea, radius ") for name in columns]
+    yield table(("", *names), [(kind, *(f"{row[column]:.2f}" for column in columns)) for kind, row in kinds])
+    yield f"Warm library, {results['threads']} threads:\n"
+    yield times([(name, t, "") for name, t in results["times"].items()])
+
+
+def restoration_reference(results: dict[str, Any]) -> Iterator[str]:
+    """PSNR of every way to use a second version, one column per case."""
+    cases = results["psnr_on_y_db"]
+    yield f"{results['images']}, {results['pictures']} pictures, PSNR on Y (dB).\n"
+    ways = next(iter(cases.values()))
+    yield table(("", *cases), [(way, *(f"{found[way]:.2f}" for found in cases.values())) for way in ways])
+
+
 def times(rows: Sequence[tuple[str, dict[str, Any], str]]) -> str:
     """A table of timings in milliseconds."""
     shown = [(name, f"{t['p50_ms']:.1f}", f"{t['p95_ms']:.1f}", str(t["runs"]), note) for name, t, note in rows]
@@ -250,6 +287,8 @@ DETAILS = {
     "upscaling": upscaling,
     "upscaling_detail": upscaling_detail,
     "downscaling": downscaling,
+    "restoration": restoration,
+    "restoration_reference": restoration_reference,
 }
 
 if __name__ == "__main__":
