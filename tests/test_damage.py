@@ -149,7 +149,7 @@ HOSTILE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "later version": (lambda d: with_header(d, version=2), "version 2"),
     "reserved flags": (lambda d: with_header(d, flags=1), "flags"),
     "digits": (lambda d: with_header(d, kind=2), "digits have 28x28"),
-    "down-scaled photo": (lambda d: with_header(d, kind=4), "downscaled"),
+    "down-scaled photo": (lambda d: with_header(d, kind=4), "damaged hyper-latents"),
     "unknown kind": (lambda d: with_header(d, kind=9), "kind 9"),
     "another model": (lambda d: with_header(d, model_id=7), "made by model 0000000000000007"),
 }
