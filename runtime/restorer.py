@@ -20,7 +20,7 @@ Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 GRAPH = "restorer"
 DEFAULT_MODEL = "restore"
-TILE = 1344  # pixels; larger pictures than UNTILED are cut into tiles of at most this side: about 1.3 GB
+TILE = 1152  # pixels; larger pictures than UNTILED are cut into tiles of at most this side
 UNTILED = 1 << 21  # pixels
 
 
