@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from vaert.atomic import write_atomic
@@ -66,10 +67,10 @@ def main() -> int:
     options.add_argument("--only", action="append", default=[], help="rows of the results that hold this; repeatable")
     given = options.parse_args()
     package = Package.open(given.package)
-    records = [json.loads(path.read_text("utf-8")) for path in given.results]
+    records = [read(path, package.manifest.model_id) for path in given.results]
     rates = dict(package.manifest.rates)
     if package.manifest.kind == CODEC:
-        rates = measured_rates(records[0], package.manifest.model_id)
+        rates = measured_rates(records[0])
     card = text(package.manifest, records, only=given.only).encode()
     files = {**package.manifest.files, CARD: hashlib.sha256(card).hexdigest()}
     manifest = replace(package.manifest, rates=rates, files=dict(sorted(files.items())))
@@ -79,11 +80,17 @@ def main() -> int:
     return 0
 
 
-def measured_rates(record: Mapping[str, Any], model_id: int) -> dict[str, Any]:
+def read(path: Path, model_id: int) -> dict[str, Any]:
+    """A benchmark's results, refused if they are not those of this model."""
+    data = path.read_text("utf-8")
+    if f"{model_id:016x}" not in data:
+        raise SystemExit(f"{path} holds no results of model {model_id:016x}: run the benchmark with this package")
+    record: dict[str, Any] = json.loads(data)
+    return record
+
+
+def measured_rates(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a codec's manifest says of its rates."""
-    measured = int(record["results"]["model"]["model_id"], 16)
-    if measured != model_id:
-        raise SystemExit(f"the results are those of model {measured:016x}, not {model_id:016x}")
     return {
         "measured_on": f"{record['results']['images']} images, means, whole files",
         "points": [{key: p[key] for key in ("quality", "bpp", "psnr")} for p in record["results"]["points"]],
@@ -96,18 +103,22 @@ def text(manifest: Manifest, records: list[dict[str, Any]], *, only: list[str]) 
     training, photos = manifest.training, "mnist" not in manifest.training["data"]
     sources = "\n".join(f"- {DATA.get(name, name)}" for name in training["data"])
     held_out = "after those held out; " if photos else "to train on; "
+    machine = f"{records[0]['machine']['cpu']}, {records[0]['machine']['cores']} cores"
+    history = (
+        f"{training['pictures']} pictures {held_out}{HELD_OUT[photos]}. {training['steps']} steps in "
+        f"{training['hours']} hours of wall-clock time on a shared machine ({machine}), seed {training['seed']}; "
+        "recipe: docs/training.md."
+    )
     measured = rate_distortion(records[0]) if manifest.kind == CODEC else rows(records, only)
     return f"""# {manifest.name}: {what}
 
-Model {manifest.model_id:016x}, {manifest.precision}. {purpose}
+{fill(f"Model {manifest.model_id:016x}, {manifest.precision}. {purpose}", 120)}
 
 ## Training
 
 {sources}
 
-{training["pictures"]} pictures {held_out}{HELD_OUT[photos]}. {training["steps"]} steps in {training["hours"]} hours of
-wall-clock time on a shared machine, {records[0]["machine"]["cpu"]}, {records[0]["machine"]["cores"]} cores, seed
-{training["seed"]}; recipe: docs/training.md.
+{fill(history, 120)}
 
 ## Measured
 
@@ -153,6 +164,7 @@ def verification(manifest: Manifest) -> str:
     """How the package was checked when it was made."""
     found = dict(manifest.verification)
     sums = found.pop("largest_sums", {})
+    found.pop("against", None)  # torch, always
     against = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.items())
     parts = [f"Graphs compared with torch: {against}. Weights are stored as float16; the graphs are made from those."]
     if sums:
@@ -161,7 +173,7 @@ def verification(manifest: Manifest) -> str:
             f"Largest absolute sum any row of the exact layers can reach, of the 2^24 that float32 carries: {listed}.",
             f"Graphs compared with torch: {against}.",
         ]
-    return "\n\n".join(parts)
+    return "\n\n".join(fill(part, 120) for part in parts)
 
 
 if __name__ == "__main__":
