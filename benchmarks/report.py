@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import _digit_report
 from benchmarks._machine import ROOT, verdict
+from benchmarks._markdown import table
 from vaert.atomic import write_atomic
 
 ORDER = (
@@ -24,6 +26,11 @@ ORDER = (
     "downscaling",
     "restoration",
     "restoration_reference",
+    "digits",
+    "digits_likelihood",
+    "digits_inpainting",
+    "digits_training",
+    "lossless_digits",
 )
 METHOD = (
     "BD-rate: PCHIP of log(bpp) over PSNR, over the PSNRs at which the measured JPEG spends 0.25 to 1.5 bpp. "
@@ -271,12 +278,6 @@ def times(rows: Sequence[tuple[str, dict[str, Any], str]]) -> str:
     return table(("", "median (ms)", "p95 (ms)", "runs", ""), shown)
 
 
-def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """A Markdown table."""
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
-
-
 DETAILS = {
     "rate_distortion": rate_distortion,
     "exact_prior": exact_prior,
@@ -289,6 +290,7 @@ DETAILS = {
     "downscaling": downscaling,
     "restoration": restoration,
     "restoration_reference": restoration_reference,
+    **_digit_report.DETAILS,
 }
 
 if __name__ == "__main__":
