@@ -32,7 +32,8 @@ def digits(results: dict[str, Any]) -> Iterator[str]:
     first = next(row for row in results["models"][0]["at_targets"] if row is not None)
     yield (
         f"A file's container takes {first['container_bytes']} bytes and each name "
-        f"{first['names_bytes_per_digit']:.2f}; a file of a single digit has {first['single_file_bytes']:.1f} bytes on average.\n"
+        f"{first['names_bytes_per_digit']:.2f}; a file of a single digit has {first['single_file_bytes']:.1f} bytes on "
+        "average.\n"
     )
 
 
