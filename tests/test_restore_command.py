@@ -127,6 +127,8 @@ def test_a_jpeg_output_is_a_warning(
     assert capsys.readouterr().err.startswith(warning)
     assert restore(package, files[0], tmp_path / "b.jpg", "--quiet", "--mask", files[1]) == 0
     assert "a JPEG file changes the known pixels a little" in capsys.readouterr().err
+    assert restore(package, files[0], tmp_path / "c.jpg", "--quiet", "--mask", files[1], "--strength", "1") == 0
+    assert capsys.readouterr().err.startswith(warning)
 
 
 def test_a_mask_that_hides_nothing_is_a_warning(

@@ -139,8 +139,9 @@ def _open(package: "Package", options: _Options) -> Work:
 
 def _lossy(options: _Options) -> Iterator[tuple[str, ...]]:
     """What to say, once, of an output that is compressed with loss again."""
-    what = "changes the known pixels a little" if options.mask is not None else "damages the picture again a little"
-    yield (f"a JPEG file {what}: use .png for OUT, or --format png, to keep every pixel",)
+    kept = options.mask is not None and options.strength is None
+    what = "changes the known pixels a little" if kept else "damages the picture again a little"
+    yield (f"a JPEG file {what}: use .png for OUT, or --format png, to avoid it",)
 
 
 def _made(
