@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,16 +19,15 @@ def digits(results: dict[str, Any]) -> Iterator[str]:
         for what, key in (("payload", "payload_bytes_per_digit"), ("whole file with names", "bytes_per_digit")):
             reached = ("not reached" if r is None else f"{r[key]:.2f}" for r in model["at_targets"])
             rows.append((f"{name}, {what}", *reached))
-    rows.append(("PCA, entropy-constrained, clusters", *(f"{r['bytes_per_digit']:.2f}" for r in results["pca"])))
-    plain = [r["one_table_per_component"] for r in results["pca"]]
-    rows.append(("PCA, one table per component", *("" if value is None else f"{value:.2f}" for value in plain)))
+    for name, key in (("clusters", "bytes_per_digit"), ("one table per component", "one_table_per_component")):
+        rows.append((f"PCA, entropy-constrained, {name}", *(_bytes(r[key]) for r in results["pca"])))
     for name, forms in results["formats"].items():
         rows += [(f"{name}, {form}", *(f"{r['bytes_per_digit']:.1f}" for r in found)) for form, found in forms.items()]
     yield table(("bytes per digit at", *targets), rows)
     small = results["scaled_down"]
     yield (
         f"For comparison: a digit has {results['raw_bytes']} bytes; scaled down to 16x16, which has 256, and up again, "
-        f"{' and '.join(map(str, small['filters']))}, it keeps {small['psnr_db']:.2f} dB, the last target.\n"
+        f"by {small['filters']}, it keeps {small['psnr_db']:.2f} dB, the last target.\n"
     )
     first = next(row for row in results["models"][0]["at_targets"] if row is not None)
     yield (
@@ -35,6 +35,10 @@ def digits(results: dict[str, Any]) -> Iterator[str]:
         f"{first['names_bytes_per_digit']:.2f}; a file of a single digit has {first['single_file_bytes']:.1f} bytes on "
         "average.\n"
     )
+
+
+def _bytes(value: float | None) -> str:
+    return "not reached" if value is None or math.isinf(value) else f"{value:.2f}"
 
 
 def likelihood(results: dict[str, Any]) -> Iterator[str]:
