@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import onnx
+import torch
+import torch.nn as nn
 from torch import Tensor
 
 from vaert.errors import ModelError
@@ -78,6 +80,14 @@ def half_weights(state: Mapping[str, Tensor], path: Path) -> dict[str, npt.NDArr
     if infinite := [name for name, array in weights.items() if not np.isfinite(array).all()]:
         raise ModelError(f"{path}: weights beyond float16's range in {infinite[0]}; train with a lower learning rate")
     return weights
+
+
+def load_weights(model: nn.Module, weights: Arrays, *, profile: str) -> None:
+    """Put stored weights into a model. ModelError if they do not fit it."""
+    try:
+        model.load_state_dict({name: torch.from_numpy(w.astype(np.float32)) for name, w in weights.items()})
+    except RuntimeError as error:
+        raise ModelError(f"weights do not fit {profile}: {str(error).splitlines()[0]}") from error
 
 
 def trained(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch.export import Dim
 
 from vaert.errors import ModelError
 from vaert.export.shared_weights import read_weights, weights_file
-from vaert.export.source import half_weights, identity, trained
+from vaert.export.source import half_weights, identity, load_weights, trained
 from vaert.export.trace import trace
 from vaert.export.verify import made_picture
 from vaert.package import UPSCALER, WEIGHTS, Package
@@ -58,10 +58,7 @@ class UpscalerSource:
     def model(self) -> UpscalerVAE:
         """The torch model of these weights, in evaluation mode. ModelError if they do not fit."""
         model = UpscalerVAE(self.config)
-        try:
-            model.load_state_dict({name: torch.from_numpy(w.astype(np.float32)) for name, w in self.weights.items()})
-        except RuntimeError as error:
-            raise ModelError(f"weights do not fit {self.profile}: {str(error).splitlines()[0]}") from error
+        load_weights(model, self.weights, profile=self.profile)
         return model.eval()
 
     def bounds(self) -> dict[str, int]:
