@@ -118,27 +118,22 @@ def fit_tables(model: DigitVAE, data: DigitSet) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in fit(model.cpu().eval(), data.digits).items()}
 
 
-DIGITS = TrainConfig(steps=36_000, stages=(Stage(0.0, 100, SIDE),), clip=100.0)
-MNIST_MLP = Task(
-    kind="mnist-mlp",
-    profiles={"mnist-mlp": MlpConfig()},
-    config=DIGITS,
-    load=DigitSet.load,
-    model=MlpVAE,
-    objective=Elbo,
-    finish=plot_digits,
-    complete=fit_tables,
-)
-MNIST_CONV = Task(
-    kind="mnist-conv",
-    profiles={"mnist-conv": ConvConfig()},
-    config=DIGITS,
-    load=DigitSet.load,
-    model=ConvVAE,
-    objective=Elbo,
-    finish=plot_digits,
-    complete=fit_tables,
-)
+def digit_task(kind: str, config: MlpConfig | ConvConfig, model: Callable[[Any], nn.Module]) -> Task:
+    """Training of a VAE of digits."""
+    return Task(
+        kind=kind,
+        profiles={kind: config},
+        config=TrainConfig(steps=36_000, stages=(Stage(0.0, 100, SIDE),), clip=100.0),
+        load=DigitSet.load,
+        model=model,
+        objective=Elbo,
+        finish=plot_digits,
+        complete=fit_tables,
+    )
+
+
+MNIST_MLP = digit_task("mnist-mlp", MlpConfig(), MlpVAE)
+MNIST_CONV = digit_task("mnist-conv", ConvConfig(), ConvVAE)
 MNIST_LOSSLESS = Task(
     kind="mnist-lossless",
     profiles=LOSSLESS_PROFILES,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vaert.trainer.models.blocks import clamp_st, round_st
 from vaert.trainer.models.lossless_order import CELLS, PIXELS, passes, tree
-from vaert.trainer.models.prior import HIDDEN_MAX, PriorLayer
+from vaert.trainer.models.prior import HIDDEN_MAX, ExactLayers, PriorLayer
 
 GRID = 32.0  # latents per standard deviation of the prior
 MEAN_MAX, OFFSET_MAX = 127, 128  # of a posterior's mean, and of a latent's distance from it, grid steps
@@ -66,18 +66,16 @@ class Posterior:
     index: Tensor  # 0..31; whole once frozen
 
 
-class ExactNets(nn.Module):
+class ExactNets(ExactLayers):
     """All layers of the model. In float until `freeze`, in simulated integers after it.
 
     Encoder: `e` hidden, `mean`, `spread`. Decoder: `d` hidden, `f` features. Pass k: `a{k}`, `b{k}` hidden, `o{k}`
     logits.
     """
 
-    frozen: Tensor
-
     def __init__(self, config: LosslessConfig) -> None:
         super().__init__()
-        self.config, self.integer = config, False
+        self.config = config
         self.passes, self.nodes = passes(config.context), len(tree(config.levels).children)
         self.e = PriorLayer(PIXELS, config.hidden, hidden=True)
         self.mean = PriorLayer(config.hidden, config.latents, hidden=False)
@@ -93,31 +91,6 @@ class ExactNets(nn.Module):
                 self.register_buffer(f"{name}{k}", torch.from_numpy(array.astype(np.int64)), persistent=False)
         for out in (self.mean, self.spread):
             nn.init.normal_(out.weight, std=0.01)
-        self.register_buffer("frozen", torch.zeros((), dtype=torch.bool))
-        self.register_load_state_dict_post_hook(lambda module, _: module._sync())  # type: ignore[no-untyped-call]
-
-    def layers(self) -> dict[str, PriorLayer]:
-        """The layers by name, in order of evaluation."""
-        return {name: layer for name, layer in self.named_children() if isinstance(layer, PriorLayer)}
-
-    def _sync(self) -> None:
-        self.integer = bool(self.frozen)
-        for layer in self.layers().values():
-            layer.integer = self.integer
-
-    def observe(self, on: bool) -> None:
-        """Record activation ranges during the next forward passes, or stop."""
-        for layer in self.layers().values():
-            layer.observing = on
-
-    @property
-    def observing(self) -> bool:
-        """Whether ranges are being recorded."""
-        return self.e.observing
-
-    def peaks(self) -> list[Tensor]:
-        """The recorded ranges, for processes that each saw their own digits."""
-        return [layer.peak for layer in self.layers().values()]
 
     @torch.no_grad()
     def freeze(self) -> None:

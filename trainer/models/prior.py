@@ -144,27 +144,15 @@ def neighbours(anchors: Tensor) -> Tensor:
     return torch.cat([above, below, left, right], 1)
 
 
-class ExactPrior(nn.Module):
-    """p(y | z) in two checkerboard steps. Layers carry the letters of DESIGN: h hyper-decoder, a hidden, o output."""
+class ExactLayers(nn.Module):
+    """Layers that become integers together: in float until `freeze` of the subclass, in simulated integers after it."""
 
-    context_shift: Tensor
-    context_peak: Tensor
     frozen: Tensor
 
-    def __init__(self, *, latents: int, hyper: int, hidden: int, mix: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        m, e = latents, hidden
-        self.latents = m
-        self.h1, self.h2 = PriorLayer(hyper, 4 * e, hidden=True), PriorLayer(e, 4 * e, hidden=True)
-        self.a0, self.o0 = PriorLayer(e, mix, hidden=True), PriorLayer(mix, 2 * m, hidden=False)
-        self.near = PriorLayer(4 * m, e, hidden=True)
-        self.a1, self.o1 = PriorLayer(2 * e, mix, hidden=True), PriorLayer(mix, 2 * m, hidden=False)
-        for out in (self.o0, self.o1):
-            nn.init.normal_(out.weight, std=0.01)
-        self.register_buffer("context_shift", torch.full((m,), 4.0))  # bits dropped from sixteenths before the context
-        self.register_buffer("context_peak", torch.zeros(m))  # latent units
-        self.register_buffer("frozen", torch.zeros((), dtype=torch.bool))
         self.integer = False
+        self.register_buffer("frozen", torch.zeros((), dtype=torch.bool))
         self.register_load_state_dict_post_hook(lambda module, _: module._sync())  # type: ignore[no-untyped-call]
 
     def layers(self) -> dict[str, PriorLayer]:
@@ -184,11 +172,35 @@ class ExactPrior(nn.Module):
     @property
     def observing(self) -> bool:
         """Whether ranges are being recorded."""
-        return self.near.observing
+        return any(layer.observing for layer in self.layers().values())
 
     def peaks(self) -> list[Tensor]:
         """The recorded ranges, for processes that each saw their own pictures."""
-        return [self.context_peak, *(layer.peak for layer in self.layers().values())]
+        return [layer.peak for layer in self.layers().values()]
+
+
+class ExactPrior(ExactLayers):
+    """p(y | z) in two checkerboard steps. Layers carry the letters of DESIGN: h hyper-decoder, a hidden, o output."""
+
+    context_shift: Tensor
+    context_peak: Tensor
+
+    def __init__(self, *, latents: int, hyper: int, hidden: int, mix: int) -> None:
+        super().__init__()
+        m, e = latents, hidden
+        self.latents = m
+        self.h1, self.h2 = PriorLayer(hyper, 4 * e, hidden=True), PriorLayer(e, 4 * e, hidden=True)
+        self.a0, self.o0 = PriorLayer(e, mix, hidden=True), PriorLayer(mix, 2 * m, hidden=False)
+        self.near = PriorLayer(4 * m, e, hidden=True)
+        self.a1, self.o1 = PriorLayer(2 * e, mix, hidden=True), PriorLayer(mix, 2 * m, hidden=False)
+        for out in (self.o0, self.o1):
+            nn.init.normal_(out.weight, std=0.01)
+        self.register_buffer("context_shift", torch.full((m,), 4.0))  # bits dropped from sixteenths before the context
+        self.register_buffer("context_peak", torch.zeros(m))  # latent units
+
+    def peaks(self) -> list[Tensor]:
+        """See `ExactLayers.peaks`; with that of what the context sees."""
+        return [self.context_peak, *super().peaks()]
 
     @torch.no_grad()
     def freeze(self) -> None:
