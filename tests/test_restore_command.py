@@ -207,6 +207,11 @@ def test_profile_exif_and_xmp_are_kept(package: Package, tmp_path: Path) -> None
         (["--seed", "3"], 2, "--seed has no use with restore, a model of kind restorer"),
         (["--tile", "33"], 2, "tile must be a multiple of 32, not 33"),
         (["--max-pixels", "2000"], 1, "the limit is 2000: raise it with --max-pixels"),
+        (
+            ["--mask", "mask.png", "--max-pixels", "2000"],
+            1,
+            "mask.png: the image has 70x40 = 2800 pixels, the limit is 2000",
+        ),
         (["--format", "xyz"], 2, "--format xyz"),
         (["--model", "fast"], 1, "model fast is of kind codec and restores nothing, expected restorer or digits"),
         (["--model", "nothing"], 1, "no model 'nothing'"),

@@ -98,7 +98,7 @@ def generate(target: str, **given: Any) -> None:
         show_json(facts, output=target)
     elif not options.quiet:
         seeded = f", seed {facts['seed']}" if drawn == SAMPLES else ""
-        say(f"{facts['model']} -> {target}: {count} digits, {drawn}{seeded}")
+        say(f"{facts['model']} -> {target}: {count} digit{'s' * (count > 1)}, {drawn}{seeded}")
 
 
 def _draw(vae: "DigitVAE", options: _Options, digits: "list[NDArray[np.uint8]]") -> "tuple[int, NDArray[np.uint8]]":

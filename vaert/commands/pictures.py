@@ -15,19 +15,21 @@ if TYPE_CHECKING:  # numpy loads on first use
 LOSSY = ("jpg",)
 
 
-def read_grey(path: str, *, what: str) -> "NDArray[np.uint8]":
+def read_grey(path: str, *, what: str, max_pixels: int = MAX_PIXELS) -> "NDArray[np.uint8]":
     """The file's picture as uint8 (H, W); one whose three channels are equal counts as grey.
 
     Args:
         path: a file's path or `-` for standard input.
         what: what the picture is for, in messages: "a digit".
+        max_pixels: refuse larger pictures before they are decoded.
 
     Raises:
         ImageError: no such file, unreadable, or in colour or with alpha.
     """
     from vaert.image import read_image
 
-    pixels = read_image(read_input(path, max_pixels=MAX_PIXELS, error=ImageError), name=path).pixels
+    data = read_input(path, max_pixels=max_pixels, error=ImageError)
+    pixels = read_image(data, name=path, max_pixels=max_pixels).pixels
     if pixels.ndim == 3:
         if pixels.shape[2] != 3 or (pixels != pixels[..., :1]).any():
             found = "alpha" if pixels.shape[2] in (2, 4) else "colours"

@@ -114,7 +114,9 @@ def _restore_photos(source: str, target: str, package: "Package", *, options: _O
 
 def _open(package: "Package", options: _Options) -> Work:
     """Load the engine, which takes longest to import, after everything cheaper was checked."""
-    hidden = None if options.mask is None else read_grey(options.mask, what="a mask") != 0
+    hidden = None
+    if options.mask is not None:
+        hidden = read_grey(options.mask, what="a mask", max_pixels=options.max_pixels) != 0
     if hidden is not None and hidden.all():
         raise ImageError(f"{options.mask} hides every pixel, expected some known ones: hide less")
     from vaert.runtime.restorer import Restorer
