@@ -1,110 +1,40 @@
 """ICC profile, EXIF and XMP: what a changed picture's file keeps, read back by Pillow, and what damage costs."""
 
 import contextlib
-import io
 import re
 import struct
-import tracemalloc
 import warnings
 import zlib
-from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
+from metadata_files import (
+    GREY_ICC,
+    ICC,
+    SOURCES,
+    TARGETS,
+    XMP,
+    assert_has,
+    assert_same_pixels,
+    camera_block,
+    camera_exif,
+    jpeg,
+    noise,
+    opened,
+    png,
+    saved,
+    segment,
+    source,
+    tiff,
+)
+from PIL import Image, ImageOps
 
-from vaert._exif import corrected_exif
-from vaert._ifd import exif_facts, read_directory
-from vaert._png import SIGNATURE, chunk
 from vaert._png_texts import inflate
 from vaert.errors import ImageError
 from vaert.image import encode_image, read_image
 from vaert.metadata import Metadata, adapted, carry_metadata, read_metadata, with_metadata
-
-ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-GREY_ICC = ICC[:16] + b"GRAY" + ICC[20:]
-XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:Description tiff:Orientation='6' xmp:Rating='4'/></x:xmpmeta>"
-KEPT_XMP = XMP.replace(b"'6'", b"'1'")
-SOURCES = ("PNG", "JPEG", "WEBP")
-TARGETS = ("png", "jpg", "webp")
-
-
-def noise(*shape: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
-
-
-def camera_exif() -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    exif[0x0100], exif[0x0101] = 6, 4
-    exif[0x010F] = "a camera"
-    inner = exif.get_ifd(0x8769)
-    inner[0xA002], inner[0xA003] = 6, 4
-    inner[0x927C] = b"maker's notes"
-    return exif
-
-
-def camera_block() -> bytes:
-    return camera_exif().tobytes().removeprefix(b"Exif\0\0")
-
-
-def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    """The picture as a file; its `xmp` goes where the kind of file has it."""
-    if kind == "PNG" and "xmp" in options:
-        options["pnginfo"] = PngImagePlugin.PngInfo()
-        options["pnginfo"].add_itxt("XML:com.adobe.xmp", options.pop("xmp").decode())
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def source(kind: str, **options: Any) -> bytes:
-    """A picture file of 6x4 pixels with everything."""
-    given: dict[str, Any] = {"icc_profile": ICC, "exif": camera_exif(), "xmp": XMP, **options}
-    return saved(Image.fromarray(noise(4, 6, 3)), kind, **given)
-
-
-def opened(data: bytes) -> Image.Image:
-    picture = Image.open(io.BytesIO(data))
-    picture.load()
-    return picture
-
-
-def assert_same_pixels(one: bytes, two: bytes) -> None:
-    """Both files decode to the same bits, by OpenCV and by Pillow."""
-    first, second = (cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) for data in (one, two))
-    assert first is not None
-    np.testing.assert_array_equal(first, second)
-    np.testing.assert_array_equal(np.asarray(opened(one)), np.asarray(opened(two)))
-
-
-def assert_has(data: bytes, *, icc: bytes | None = ICC, xmp: bytes | None = KEPT_XMP) -> None:
-    picture = opened(data)
-    assert picture.info.get("icc_profile") == icc
-    found = picture.info.get("xmp")
-    assert (found.encode() if isinstance(found, str) else found) == xmp
-
-
-def png(*chunks: tuple[bytes, bytes], size: tuple[int, int] = (2, 3)) -> bytes:
-    """A PNG of grey pixels of `size` (height, width) with these chunks before the pixels."""
-    rows = b"".join(b"\0" + bytes(range(row, row + size[1])) for row in range(size[0]))
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], 8, 0, 0, 0, 0))
-    rest = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return SIGNATURE + header + b"".join(chunk(*item) for item in chunks) + rest
-
-
-def segment(marker: int, payload: bytes) -> bytes:
-    return bytes([0xFF, marker]) + struct.pack(">H", 2 + len(payload)) + payload
-
-
-def jpeg(*segments: bytes) -> bytes:
-    """A JPEG with these segments behind its first two bytes."""
-    plain = saved(Image.fromarray(noise(8, 8, 3)), "JPEG")
-    return plain[:2] + b"".join(segments) + plain[2:]
 
 
 @pytest.mark.parametrize("kind", SOURCES)
@@ -274,107 +204,11 @@ def test_numbers_in_xmp() -> None:
     assert adapted(Metadata(xmp=before), width=700, height=900).xmp == after
 
 
-def tiff(order: str, *directories: list[tuple[int, int, int, int]]) -> bytes:
-    """A TIFF structure of these directories, one behind the other; a tag has its number, type, count and value.
-
-    The value of tag 0x8769 is the number of the directory that it points to, and the first is linked to the last.
-    """
-    starts = [8]
-    for entries in directories:
-        starts.append(starts[-1] + 6 + 12 * len(entries))
-    block = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
-    for number, entries in enumerate(directories):
-        block += struct.pack(f"{order}H", len(entries))
-        for tag, kind, count, value in entries:
-            number_or_place = starts[value] if tag == 0x8769 else value
-            block += struct.pack(f"{order}HHI", tag, kind, count)
-            block += struct.pack(f"{order}Hxx" if kind == 3 else f"{order}I", number_or_place)
-        block += struct.pack(f"{order}I", starts[-2] if number == 0 and len(directories) > 1 else 0)
-    return block
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_corrected_exif(order: str) -> None:
-    thumbnail = [(0x0201, 4, 1, 0), (0x0112, 3, 1, 6)]
-    inner = [(0xA002, 3, 1, 10), (0xA003, 4, 1, 20), (0x0112, 3, 1, 6)]
-    block = tiff(
-        order, [(0x0100, 3, 1, 10), (0x0101, 3, 1, 20), (0x0112, 3, 1, 8), (0x8769, 4, 1, 1)], inner, thumbnail
-    )
-    fixed = corrected_exif(block, width=70000, height=60000)
-    expected = tiff(
-        order,
-        [(0x0100, 4, 1, 70000), (0x0101, 3, 1, 60000), (0x0112, 3, 1, 1), (0x8769, 4, 1, 1)],
-        [(0xA002, 4, 1, 70000), (0xA003, 4, 1, 60000), (0x0112, 3, 1, 6)],
-        thumbnail,
-    )
-    end = 8 + 2 + 12 * 4
-    assert fixed == expected[:end] + bytes(4) + expected[end + 4 :]
-    assert corrected_exif(fixed, width=70000, height=60000) == fixed
-
-
-def test_the_thumbnail_is_not_found_any_more() -> None:
-    data = tiff("<", [(0x0112, 3, 1, 1)], [(0x0100, 3, 1, 160)])
-    exif = Image.Exif()
-    exif.load(b"Exif\0\0" + data)
-    assert exif.get_ifd(ExifTags.IFD.IFD1)
-    fixed = corrected_exif(data, width=1, height=1)
-    assert fixed is not None
-    exif.load(b"Exif\0\0" + fixed)
-    assert not exif.get_ifd(ExifTags.IFD.IFD1)
-
-
 def test_unpacking_stops_at_the_limit() -> None:
     packed = zlib.compress(bytes(1000))
     assert inflate(packed, 1000) == bytes(1000)
     with pytest.raises(ValueError, match="it unpacks to more than 999 bytes"):
         inflate(packed, 999)
-
-
-def test_odd_orientations_become_plain() -> None:
-    for kind, count, value in ((4, 1, 6), (1, 1, 6), (3, 2, 6), (2, 1, 6), (99, 7, 6)):
-        fixed = corrected_exif(tiff("<", [(0x0112, kind, count, value)]), width=1, height=1)
-        assert fixed == tiff("<", [(0x0112, 4 if kind == 4 else 3, 1, 1)])
-
-
-def test_damaged_exif_is_no_exif() -> None:
-    good = tiff("<", [(0x0112, 3, 1, 6), (0x8769, 4, 1, 1)], [(0xA002, 3, 1, 10)])
-    assert corrected_exif(good[: len(good) - 4], width=1, height=1)  # the offset behind the last directory may miss
-    for length in range(len(good) - 4):
-        assert corrected_exif(good[:length], width=1, height=1) is None
-    at = good.index(struct.pack("<HHI", 0x8769, 4, 1)) + 8
-    for inner in (0, 4, 8, 10, 36, len(good) - 1, 2**32 - 1):
-        wrong = good[:at] + struct.pack("<I", inner) + good[at + 4 :]
-        assert corrected_exif(wrong, width=1, height=1) is None, inner
-    assert corrected_exif(tiff("<", [(0x0110, 3, 9, 2**16 - 1)]), width=1, height=1) is None
-    found = read_metadata(png((b"eXIf", good[:20])))
-    assert found == Metadata(problems=("EXIF not kept: it is damaged",))
-
-
-def test_a_text_outside_the_block_does_not_cost_the_rest() -> None:
-    block = tiff("<", [(0x010F, 2, 900, 2**31), (0x0112, 3, 1, 6)])
-    assert read_metadata(png((b"eXIf", block))) == Metadata(exif=block)
-    assert corrected_exif(block, width=1, height=1) == tiff("<", [(0x010F, 2, 900, 2**31), (0x0112, 3, 1, 1)])
-
-
-@given(st.data())
-@settings(max_examples=300, deadline=None)
-def test_random_exif_is_corrected_or_refused_as_the_reader_of_orientations_does(choices: st.DataObject) -> None:
-    order = choices.draw(st.sampled_from("<>"))
-    block = bytearray(tiff(order, [(0x0100, 3, 1, 9), (0x0112, 3, 1, 6), (0x8769, 4, 1, 1)], [(0xA002, 4, 1, 9)]))
-    for _ in range(choices.draw(st.integers(0, 3))):
-        block[choices.draw(st.integers(0, len(block) - 1))] = choices.draw(st.integers(0, 255))
-    fixed = corrected_exif(bytes(block), width=33, height=44)
-    try:
-        read_directory(bytes(block))
-    except ValueError:
-        assert fixed is None
-        return
-    if fixed is not None:
-        assert len(fixed) == len(block)
-        assert exif_facts(fixed)[0] == 1
-        directory = read_directory(fixed)
-        assert directory.next == 0
-        assert directory.first(0x0100, 33) == 33
 
 
 def raw_text(title: bytes, content: bytes, *, kind: bytes = b"tEXt") -> tuple[bytes, bytes]:
@@ -592,15 +426,3 @@ def test_hostile_texts_take_linear_time() -> None:
         spaces,
     ):
         assert adapted(Metadata(xmp=text), width=1, height=1).xmp == text
-
-
-def test_tags_that_all_cover_the_whole_block_are_refused_at_once() -> None:
-    count = 2000
-    tags = b"".join(struct.pack("<HHII", 1000 + n, 1, 8 + 2 + 12 * count + 4, 0) for n in range(count))
-    block = b"II*\0" + struct.pack("<IH", 8, count) + tags + bytes(4)
-    tracemalloc.start()
-    assert exif_facts(block) == (1, True)
-    assert corrected_exif(block, width=3, height=2) is None
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 20 * len(block)
