@@ -12,7 +12,8 @@ from benchmarks._markdown import table
 def digits(results: dict[str, Any]) -> Iterator[str]:
     """Bytes at equal fidelity: models, PCA, formats of pictures."""
     targets = [f"{target:.4g} dB" for target in results["targets_db"]]
-    yield f"{results['data']}; {results['digits']} digits, mean over digits of PSNR at least that of the column.\n"
+    split = results["data"][:1].upper() + results["data"][1:]
+    yield f"{split}.\n\n{results['digits']} digits, mean over digits of PSNR at least that of the column.\n"
     rows = []
     for model in results["models"]:
         name = f"{model['model']['name']}, {model['latents']} latents"
