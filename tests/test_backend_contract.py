@@ -31,10 +31,13 @@ class Wrong:
     graph: str
     output: str
     name: str = "crooked"
+    flavour: str = "cpu"
 
     def load(self, package: Package, graph: str) -> Runner:
         runner = OnnxRuntimeCpu(threads=1).load(package, graph)
         return WrongRunner(runner, self.output) if graph == self.graph else runner
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,12 @@ class Coins:
 
     shift: float
     name: str = "coins"
+    flavour: str = "cpu"
 
     def load(self, package: Package, graph: str) -> Runner:
         return _Coins(self.shift)
+
+    def close(self) -> None: ...
 
 
 @dataclass

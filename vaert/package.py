@@ -17,6 +17,8 @@ from vaert.tables import Tables
 FORMAT = 1
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
 BUNDLED = Path(__file__).parent / "models"
+# Flavours of a graph: how the engine that runs it quantises.
+CPU_FLAVOUR, TENSORRT_FLAVOUR = "cpu", "tensorrt"
 # Kinds of model.
 CODEC, DIGITS, LOSSLESS_DIGITS, UPSCALER, RESTORER = "codec", "digits", "lossless_digits", "upscaler", "restorer"
 
@@ -36,11 +38,11 @@ class Manifest:
     kind: str  # CODEC, ...
     version: int  # of the package format
     profile: str
-    precision: str  # "fp32"
+    precision: str  # "fp32", "fp16", "int8"
     model_id: int  # 64-bit, the same for every precision of one model
     config: Mapping[str, Any]  # of the architecture
     geometry: Mapping[str, Any]  # what the runtime must know of the graphs' shapes; its fields depend on the kind
-    graphs: Mapping[str, Mapping[str, Any]]  # graph name -> inputs and outputs: name, type, shape; other files it needs
+    graphs: Mapping[str, Mapping[str, Any]]  # graph name -> inputs, outputs (name, type, shape); other files, flavours
     rates: Mapping[str, Any]  # measured: quality -> bits per pixel and PSNR, and on what
     training: Mapping[str, Any]
     verification: Mapping[str, Any]
@@ -116,11 +118,16 @@ class Package:
             )
         return data
 
-    def read_graph(self, name: str) -> bytes:
+    def graph_file(self, name: str, flavour: str = CPU_FLAVOUR) -> str:
+        """Name of a graph's file: an int8 package holds some graphs twice, as CPUs and as TensorRT quantise."""
+        flavours: Mapping[str, str] = self.manifest.graphs.get(name, {}).get("flavours", {})
+        return flavours.get(flavour, f"{name}.onnx")
+
+    def read_graph(self, name: str, flavour: str = CPU_FLAVOUR) -> bytes:
         """The bytes of a graph, once the files in this folder that it refers to are checked as well. ModelError."""
         for other in self.manifest.graphs.get(name, {}).get("files", ()):
             self.read(other)
-        return self.read(f"{name}.onnx")
+        return self.read(self.graph_file(name, flavour))
 
     def tables(self) -> Tables:
         """Entropy tables and gains."""

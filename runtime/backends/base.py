@@ -28,7 +28,12 @@ class Backend(Protocol):
     """One engine on one device."""
 
     name: str
+    flavour: str  # of the graphs that it runs: `vaert.package.CPU_FLAVOUR` or `TENSORRT_FLAVOUR`
 
     def load(self, package: Package, graph: str) -> Runner:
         """Load `graph` (without `.onnx`) of a package; BackendError says what the engine did not like."""
+        ...
+
+    def close(self) -> None:
+        """Release what the engine holds, its runners first; they raise BackendError afterwards. May be called twice."""
         ...

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from vaert.errors import BackendError, MissingExtraError, OptionError
-from vaert.package import Package
+from vaert.package import CPU_FLAVOUR, Package
 from vaert.runtime.backends.base import Array, Named
 
 OPTIMISATIONS = ("all", "none")
@@ -20,6 +20,7 @@ class OnnxRuntimeCpu:
     """
 
     name = "cpu"
+    flavour = CPU_FLAVOUR
 
     def __init__(self, *, threads: int | None = None, optimisation: str = "all") -> None:
         try:
@@ -46,7 +47,7 @@ class OnnxRuntimeCpu:
 
     def load(self, package: Package, graph: str) -> OnnxRuntimeRunner:
         """Load a graph of a package. ModelError if its file is damaged, BackendError if the engine refuses it."""
-        data = package.read_graph(graph)
+        data = package.read_graph(graph, self.flavour)
         self._options.add_session_config_entry(EXTERNAL_DATA, str(package.path))
         try:
             session = self._onnxruntime.InferenceSession(
@@ -55,6 +56,9 @@ class OnnxRuntimeCpu:
         except Exception as error:  # ONNX Runtime's errors share no base class but Exception
             raise BackendError(f"ONNX Runtime cannot load {graph} of {package.path}: {_first_line(error)}") from error
         return OnnxRuntimeRunner(session, graph)
+
+    def close(self) -> None:
+        """Nothing to do: a session is released with its runner."""
 
 
 class OnnxRuntimeRunner:
