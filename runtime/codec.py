@@ -133,8 +133,11 @@ class Codec:
         there), BackendError.
         """
         stream = bitstream.parse_photo(data, max_pixels=max_pixels)
+        return self.render(stream, self.decode_latents(stream))
+
+    def render(self, stream: PhotoStream, latents: npt.NDArray[np.int32]) -> Pixels:
+        """The picture of a parsed file given what `decode_latents` made of it. ModelError, BackendError as above."""
         header = stream.header
-        latents = self.decode_latents(stream)
         _, inverse = self._tables.gains(header.quality)
         coded = self._networks.synthesise(latents, inverse, header.coded_height, header.coded_width)
         colour = self._whole(coded, header.kind, (header.height, header.width))

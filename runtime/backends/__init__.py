@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vaert.errors import OptionError
+from vaert.package import Package
 from vaert.runtime.backends.base import Backend, Runner
 from vaert.runtime.backends.onnxruntime_cpu import OnnxRuntimeCpu
 
@@ -11,7 +12,7 @@ __all__ = ["Backend", "OnnxRuntimeCpu", "Runner", "open_backend"]
 NAMES = ("auto", "cpu")
 
 
-def open_backend(name: str | Backend, *, threads: int | None = None) -> Backend:
+def open_backend(name: str | Backend, *, threads: int | None = None, package: Package | None = None) -> Backend:
     """The backend of that name; `auto` is the best one installed. A backend is returned as it is.
 
     OptionError if there is none of that name.
