@@ -82,7 +82,7 @@ class Codec:
         multiple = self._geometry["size_multiple"]
         if tile is not None and (tile < multiple or tile % multiple):
             raise OptionError(f"tile must be a multiple of {multiple}, not {tile}")
-        self._backend, self._upscaler = open_backend(backend, threads=threads), upscaler
+        self._backend, self._upscaler = open_backend(backend, threads=threads, package=self.package), upscaler
         self._tables = self.package.tables()
         self._coder = EntropyCoder(self._tables)
         self._networks = Networks(self.package, self._backend, tile=tile)

@@ -216,7 +216,7 @@ def _latents(codec: Codec, stream: bitstream.PhotoStream) -> npt.NDArray[np.int3
 
 
 def _codec_row(quality: float, trials: Sequence[_Trial], pixels: int) -> CodecRow:
-    sizes, bits = (np.sum([getattr(t, name) for t in trials], 0, np.float64) for name in ("sizes", "bits"))
+    sizes, bits = (np.array([getattr(t, name) for t in trials], np.float64).sum(0) for name in ("sizes", "bits"))
     ours, theirs = (_mean([t.psnr[k] for t in trials]) for k in (0, 1))
     return CodecRow(
         quality=float(quality),
@@ -325,7 +325,7 @@ def _jpeg(picture: Pixels) -> Pixels:
     import cv2
 
     _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1], np.uint8)
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1].copy()
 
 
 def _levels(first: Pixels, second: Pixels) -> int:

@@ -9,7 +9,7 @@ from vaert import bitstream
 from vaert.bitstream import DIGIT_SIDE, LOSSLESS_QUALITY, DigitsStream, Header, Kind
 from vaert.errors import BitstreamError, ModelError, OptionError
 from vaert.package import LOSSLESS_DIGITS, Package
-from vaert.runtime.backends import open_backend
+from vaert.runtime.backends import Backend, open_backend
 from vaert.runtime.digits import DigitCodec, Digits, Progress, check_digits
 from vaert.runtime.lossless import LosslessCoded, LosslessDigits
 
@@ -37,9 +37,11 @@ class DigitFiles(Protocol):
 class LosslessDigitCodec:
     """Files of digits without loss. Raises ModelError, BackendError."""
 
-    def __init__(self, package: Package, *, threads: int | None = None) -> None:
+    def __init__(
+        self, package: Package, *, backend: str | Backend = "auto", threads: int | None = None
+    ) -> None:
         self.package = package
-        self._engine = LosslessDigits(package, open_backend("auto", threads=threads))
+        self._engine = LosslessDigits(package, open_backend(backend, threads=threads, package=package))
 
     def compress(
         self,
@@ -78,8 +80,10 @@ class LosslessDigitCodec:
         return self._engine.decompress(LosslessCoded(stream.words, stream.symbol_crc), stream.count)
 
 
-def open_digit_files(package: Package, *, threads: int | None = None) -> DigitFiles:
+def open_digit_files(
+    package: Package, *, backend: str | Backend = "auto", threads: int | None = None
+) -> DigitFiles:
     """The codec for a package of kind `digits` or `lossless_digits`. ModelError for any other."""
     if package.manifest.kind == LOSSLESS_DIGITS:
-        return LosslessDigitCodec(package, threads=threads)
-    return DigitCodec(package, threads=threads)
+        return LosslessDigitCodec(package, backend=backend, threads=threads)
+    return DigitCodec(package, backend=backend, threads=threads)

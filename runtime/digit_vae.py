@@ -57,7 +57,7 @@ class DigitVAE:
                 f"model {manifest.name} is of kind {manifest.kind}, expected {DIGITS}: give a model of digits"
             )
         self.height, self.width, self.latents = (int(manifest.geometry[n]) for n in ("height", "width", "latents"))
-        self._backend = open_backend(backend, threads=threads)
+        self._backend = open_backend(backend, threads=threads, package=self.package)
 
     @cached_property
     def _encoder(self) -> Runner:

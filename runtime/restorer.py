@@ -51,7 +51,7 @@ class Restorer:
         geometry = self.package.manifest.geometry
         self._multiple = int(geometry["size_multiple"])
         self._repair_halo, self._fill_halo = (int(geometry["halo"][name]) for name in ("repair", "fill"))
-        self._runner = open_backend(backend, threads=threads).load(self.package, GRAPH)
+        self._runner = open_backend(backend, threads=threads, package=self.package).load(self.package, GRAPH)
 
     def restore(
         self,

@@ -43,7 +43,7 @@ class Upscaler:
         geometry = self.package.manifest.geometry
         self.scale = int(geometry["scale"])
         self._latents, self._halo = int(geometry["latents"]), int(geometry["halo"])
-        self._runner = open_backend(backend, threads=threads).load(self.package, GRAPH)
+        self._runner = open_backend(backend, threads=threads, package=self.package).load(self.package, GRAPH)
 
     def upscale(self, image: Pixels, *, detail: float = 0.0, seed: int = 0, tile: int | None = None) -> Pixels:
         """Larger picture, uint8 (scale H, scale W[, C]), of (H, W), (H, W, 2 | 3 | 4): grey, grey + alpha, RGB, RGBA.

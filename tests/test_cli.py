@@ -29,6 +29,7 @@ class Call:
     """What the stand-in codec was last asked for."""
 
     model: str | Path = ""
+    backend: str = "auto"
     threads: int | None = None
     quality: float | None = None
     target: tuple[float | None, int | None, float | None] = (None, None, None)
@@ -66,12 +67,11 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
     stand_in = SimpleNamespace(manifest=manifest, path=Path("folder of fast"), size=23456)
 
     class Codec:
-        def __init__(
-            self, model: str | Path = "fast", *, threads: int | None = None, upscaler: str | None = None
-        ) -> None:
+        def __init__(self, model: str | Path = "fast", *, backend: str = "auto", upscaler: str | None = None) -> None:
             assert upscaler is None
+            assert backend == "stand-in"
             self.package = stand_in
-            seen.model, seen.threads = getattr(model, "asked", model), threads
+            seen.model = getattr(model, "asked", model)
 
         def compress(
             self,
@@ -91,6 +91,12 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
             header = bitstream.parse_photo(data, max_pixels=max_pixels).header
             return np.full((header.height, header.width, 3), 77, np.uint8)
 
+    def choose(name: str, *, threads: int | None, package: object) -> object:
+        assert package is not None
+        seen.backend, seen.threads = name, threads
+        return SimpleNamespace(backend="stand-in", lines=lambda: ["backend stand-in taken: it is a test"])
+
+    monkeypatch.setattr("vaert.runtime.backends.selection.choose", choose)
     module = ModuleType("vaert.runtime.codec")
     vars(module).update(Codec=Codec)
     monkeypatch.setitem(sys.modules, "vaert.runtime.codec", module)

@@ -6,6 +6,7 @@ interrupted. Errors are one line on standard error, `vaert: error: ...`; standar
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 import click
@@ -16,7 +17,7 @@ from vaert.commands.evaluate import evaluate
 from vaert.commands.export import export
 from vaert.commands.generate import generate
 from vaert.commands.inspect import info, models
-from vaert.commands.report import one_line
+from vaert.commands.report import one_line, warn
 from vaert.commands.restore import restore
 from vaert.commands.train import train
 from vaert.commands.upscale import upscale
@@ -43,12 +44,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         # Not cli.main(): it prints an empty line when interrupted and ends the process itself on a closed pipe.
-        with cli.make_context("vaert", list(sys.argv[1:] if argv is None else argv)) as context:
+        context = cli.make_context("vaert", list(sys.argv[1:] if argv is None else argv))
+        with warnings.catch_warnings(), context:
+            warnings.showwarning = _show_warning
             cli.invoke(context)
         code = 0
     except BaseException as exc:  # noqa: BLE001 - the one place where failures of every kind become exit codes
         code = _exit_code(exc)
     return _flush_output(code)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
+    """Say a warning of the runtime in one line, as everything else is said."""
+    warn(str(message))
 
 
 def _exit_code(exc: BaseException) -> int:

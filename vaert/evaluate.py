@@ -94,7 +94,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | Codec,
     images: Path,
     *,
     qualities: Sequence[float] | None = None,
@@ -104,7 +104,7 @@ def evaluate(
     """Measure `model` over the pictures in the folder `images`; every rate is that of whole .vaert files.
 
     Args:
-        model: a bundled model's name or a package folder.
+        model: a bundled model's name, a package folder, or an opened model.
         images: folder of pictures without alpha; grey ones count as RGB. Subfolders are not looked at.
         qualities: 1..100 each; ten over the whole range by default.
         plot: PNG of the curves to write; it must not exist.
@@ -122,7 +122,7 @@ def evaluate(
         check_output(plot, force=False)
     paths = find_images(images)
     chosen = tuple(sorted(set(qualities or QUALITIES)))
-    codec = Codec(model)
+    codec = model if isinstance(model, Codec) else Codec(model)
     ours: list[list[tuple[float, float, float | None]]] = []
     jpeg: list[list[tuple[float, float]]] = []
     pixels = 0

@@ -81,7 +81,7 @@ class DigitEvaluation:
 
 
 def evaluate_digits(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | DigitVAE,
     data: Path,
     *,
     samples: int = SAMPLES,
@@ -92,12 +92,12 @@ def evaluate_digits(
     """Measure `model` on the digits in the folder `data` that nothing is trained on, through its exported graphs.
 
     Args:
-        model: a bundled model's name or a package folder, of kind digits.
+        model: a bundled model's name or a package folder, of kind digits, or an opened model.
         data: folder with the IDX files of MNIST (`vaert.idx.load_split`).
         samples: draws of z from q(z | x) a digit, at least 1.
         plot: PNG to write; it must not exist.
         progress: called with the number of finished digits and of all digits.
-        threads: CPU threads, all cores if None.
+        threads: CPU threads, all cores if None; those of an opened model are its own.
 
     Raises:
         DataError, ModelError, BackendError, OptionError, OutputError: as the parts say.
@@ -110,7 +110,7 @@ def evaluate_digits(
         from vaert.atomic import check_output
 
         check_output(plot, force=False)
-    vae = DigitVAE(model, threads=threads)
+    vae = model if isinstance(model, DigitVAE) else DigitVAE(model, threads=threads)
     split = load_split(data)
     likelihood = _likelihood(vae)
     bounds = _bounds(vae, split.test, likelihood, samples=samples, progress=progress)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from vaert.evaluate import find_images, read_rgb
 from vaert.holes import made_hole
 from vaert.metrics import psnr
 from vaert.super_resolution import LARGE_FOLDER, luma_psnr
+
+if TYPE_CHECKING:
+    from vaert.runtime.restorer import Restorer
 
 Pixels = npt.NDArray[np.uint8]
 QUALITIES = (10, 20, 40)
@@ -74,7 +77,7 @@ class RestorerEvaluation:
 
 
 def evaluate_restorer(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | Restorer,
     images: Path,
     *,
     progress: Callable[[int, int], None] | None = None,
@@ -82,7 +85,7 @@ def evaluate_restorer(
     """Measure `model` over the clean pictures in the folder `images`, or in its folder HR.
 
     Args:
-        model: a bundled model's name or a package folder.
+        model: a bundled model's name, a package folder, or an opened model.
         images: folder. Picture number n of it, by name, gets the hole of seed n.
         progress: called with the number of finished pictures and of all pictures, after each picture.
 
@@ -92,7 +95,7 @@ def evaluate_restorer(
     """
     from vaert.runtime.restorer import Restorer
 
-    restorer = Restorer(model)
+    restorer = model if isinstance(model, Restorer) else Restorer(model)
     paths = find_images(images / LARGE_FOLDER if (images / LARGE_FOLDER).is_dir() else images)
     repairs, holes, shares = [], [], []
     for number, path in enumerate(paths):

@@ -7,12 +7,16 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from vaert.resample import upscale as bicubic
 from vaert.super_resolution import find_pairs, luma_psnr, read_pair
+
+if TYPE_CHECKING:
+    from vaert.runtime.upscaler import Upscaler
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -55,7 +59,7 @@ class UpscalerEvaluation:
 
 
 def evaluate_upscaler(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | Upscaler,
     images: Path,
     *,
     progress: Callable[[int, int], None] | None = None,
@@ -63,7 +67,7 @@ def evaluate_upscaler(
     """Measure `model` at its best guess (detail 0) over the pairs in the folder `images`.
 
     Args:
-        model: a bundled model's name or a package folder.
+        model: a bundled model's name, a package folder, or an opened model.
         images: folder with HR and LRx2 or LRx4, or of large pictures; see `vaert.super_resolution.find_pairs`.
         progress: called with the number of finished pictures and of all pictures, after each picture.
 
@@ -73,7 +77,7 @@ def evaluate_upscaler(
     """
     from vaert.runtime.upscaler import Upscaler
 
-    upscaler = Upscaler(model)
+    upscaler = model if isinstance(model, Upscaler) else Upscaler(model)
     scale, manifest = upscaler.scale, upscaler.package.manifest
     pairs, results = find_pairs(images, scale), []
     for number, pair in enumerate(pairs, 1):

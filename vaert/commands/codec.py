@@ -2,13 +2,12 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vaert.commands.files import check_target, read_input, write_output
-from vaert.commands.options import FiniteRange, at_most_one, model_options, output_options
+from vaert.commands.options import EngineOptions, FiniteRange, at_most_one, model_options, output_options
 from vaert.commands.report import STREAM, grouped, say, show_json, warn
 from vaert.errors import BitstreamError, ImageError, OptionError
 
@@ -28,10 +27,17 @@ class _Shared:
 
     model: str | None
     threads: int | None
+    backend: str
+    verbose: bool
     force: bool
     quiet: bool
     as_json: bool
     max_pixels: int
+
+    @property
+    def engine(self) -> EngineOptions:
+        """What runs the model."""
+        return EngineOptions(self.backend, self.threads, self.verbose)
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def _encode_digits(source: str, package: "Package", *, options: _Compress) -> tu
 
     if options.downscale:
         raise OptionError(f"--downscale is for photos, {package.manifest.name} is a model of digits: leave it out")
-    asked = DigitOptions(options.quality, options.psnr, options.bpp, options.size, options.threads, options.max_pixels)
+    asked = DigitOptions(options.quality, options.psnr, options.bpp, options.size, options.engine, options.max_pixels)
     return compress_digits(source, package, options=asked)
 
 
@@ -130,7 +136,7 @@ def _encode(source: str, package: "Package", *, options: _Compress) -> tuple[byt
     picture = read_image(encoded, name=source, max_pixels=options.max_pixels)
     if picture.dropped:
         warn(f"{source}: {', '.join(picture.dropped)} not kept: a .vaert file holds pixels only")
-    codec = _open_codec(package, threads=options.threads)
+    codec = _open_codec(package, options.engine)
     data = codec.compress(
         picture.pixels,
         options.quality,
@@ -194,7 +200,7 @@ def _write_digits(target: str, coded: bytes, *, options: _Decompress) -> dict[st
         check_target(target, force=options.force)
     else:
         check_folder_target(target, named=options.format)
-    files = decompress_digits(stream, package, ending=ending, threads=options.threads)
+    files = decompress_digits(stream, package, ending=ending, engine=options.engine)
     if stream.names is None:
         write_output(target, files[""], force=options.force)
     else:
@@ -220,17 +226,18 @@ def _decode(stream: bytes, *, ending: str, options: _Decompress) -> tuple[bytes,
     """Turn a .vaert file's bytes into an image file's bytes and the facts to report."""
     from vaert.bitstream import read_header
     from vaert.image import encode_image
-    from vaert.package import find_by_id
+    from vaert.package import find_by_id, find_package
 
     header, scale = read_header(stream), int(options.upscale or 1)
     _check_upscaled(header, scale, max_pixels=options.max_pixels)
-    package = options.model or find_by_id(header.model_id).path
-    codec = _open_codec(package, threads=options.threads, upscaler=options.upscaler)
+    package = find_package(options.model) if options.model else find_by_id(header.model_id)
+    codec = _open_codec(package, options.engine, upscaler=options.upscaler)
     pixels = codec.decompress(stream, max_pixels=options.max_pixels)
     if scale > 1:
-        from vaert.runtime.upscaler import Upscaler
+        from vaert.runtime.upscaler import Upscaler, find_upscaler
 
-        pixels = Upscaler(options.upscaler, scale=scale, threads=options.threads).upscale(pixels)
+        enlarging = find_upscaler(options.upscaler, scale=scale)
+        pixels = Upscaler(enlarging, backend=options.engine.open(enlarging)).upscale(pixels)
     data = encode_image(pixels, format=ending)
     return data, {**_facts(header, codec, coded=len(stream), written=len(data)), "format": ending, "upscale": scale}
 
@@ -262,11 +269,11 @@ def _facts(header: "Header", codec: "Codec", *, coded: int, written: int) -> dic
     }
 
 
-def _open_codec(model: "str | Path | Package", *, threads: int | None, upscaler: str | None = None) -> "Codec":
+def _open_codec(package: "Package", engine: EngineOptions, *, upscaler: str | None = None) -> "Codec":
     """Load the engine, which takes longest to import, after everything cheaper was checked."""
     from vaert.runtime.codec import Codec
 
-    return Codec(model, threads=threads, upscaler=upscaler)
+    return Codec(package, backend=engine.open(package), upscaler=upscaler)
 
 
 def _report(options: _Shared, *, facts: dict[str, object]) -> None:

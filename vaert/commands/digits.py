@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaert.commands.files import read_input
+from vaert.commands.options import EngineOptions
 from vaert.commands.progress import progress_bar
 from vaert.commands.report import STREAM, warn
 from vaert.errors import ImageError, OptionError, OutputError
@@ -32,7 +33,7 @@ class DigitOptions:
     psnr: float | None = None
     bpp: float | None = None
     size: int | None = None
-    threads: int | None = None
+    engine: EngineOptions = field(default_factory=EngineOptions)
     max_pixels: int = 2**28
 
 
@@ -51,7 +52,7 @@ def compress_digits(source: str, package: "Package", *, options: DigitOptions) -
         raise OptionError(f"{given} is for photos: with {package.manifest.name} use --quality or --psnr")
     names = _pictures_in(source) if os.path.isdir(source) else None
     digits = _read_digits(source, names, max_pixels=options.max_pixels)
-    codec = _open(package, threads=options.threads)
+    codec = _open(package, options.engine)
     with progress_bar("digits", shown=names is not None) as progress:
         data = codec.compress(digits, options.quality, psnr=options.psnr, names=names, progress=progress)
     stream = parse_digits(data, max_pixels=options.max_pixels)
@@ -59,7 +60,7 @@ def compress_digits(source: str, package: "Package", *, options: DigitOptions) -
 
 
 def decompress_digits(
-    stream: "DigitsStream", package: "Package", *, ending: str, threads: int | None
+    stream: "DigitsStream", package: "Package", *, ending: str, engine: EngineOptions
 ) -> dict[str, bytes]:
     """Decode a file into image files by name; that of a single picture has the name "" and the format `ending`."""
     from vaert.bitstream import check_names
@@ -69,7 +70,7 @@ def decompress_digits(
     if stream.names is not None:
         formats = dict(map(_target_name, stream.names))
         check_names(list(formats))
-    digits = _open(package, threads=threads).decode(stream)
+    digits = _open(package, engine).decode(stream)
     return {name: encode_image(digit, format=kind) for (name, kind), digit in zip(formats.items(), digits, strict=True)}
 
 
@@ -105,10 +106,10 @@ def digit_facts(stream: "DigitsStream", *, package: "Package", coded: int, writt
     }
 
 
-def _open(package: "Package", *, threads: int | None) -> "DigitFiles":
+def _open(package: "Package", engine: EngineOptions) -> "DigitFiles":
     from vaert.runtime.digit_files import open_digit_files
 
-    return open_digit_files(package, threads=threads)
+    return open_digit_files(package, backend=engine.open(package))
 
 
 def _pictures_in(folder: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vaert.commands.files import check_target, write_output
+from vaert.commands.options import EngineOptions, engine_options
 from vaert.commands.pictures import lossless_format, read_grey
 from vaert.commands.report import say, show_json
 from vaert.errors import ImageError
@@ -33,6 +34,8 @@ class _Options:
     seed: int | None
     model: str
     threads: int | None
+    backend: str
+    verbose: bool
     force: bool
     quiet: bool
     as_json: bool
@@ -65,6 +68,7 @@ class _Options:
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the samples.  [default: 0]")
 @click.option("--model", metavar="NAME|DIR", default=DEFAULT_MODEL, show_default=True, help="A model of digits.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+@engine_options
 @click.option("--force", "-f", is_flag=True, help="Replace an existing OUT.")
 @click.option("--quiet", "-q", is_flag=True, help="No report line on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout (stderr if OUT is -).")
@@ -79,9 +83,12 @@ def generate(target: str, **given: Any) -> None:
     check_target(target, force=options.force)
     digits = [read_grey(path, what="a digit") for path in options.interpolate or ()]
     from vaert.image import encode_image
+    from vaert.package import find_package
     from vaert.runtime.digit_vae import DigitVAE
 
-    vae = DigitVAE(options.model, threads=options.threads)
+    package = find_package(options.model)
+    engine = EngineOptions(options.backend, options.threads, options.verbose)
+    vae = DigitVAE(package, backend=engine.open(package))
     count, picture = _draw(vae, options, digits)
     write_output(target, encode_image(picture, format=ending), force=options.force)
     facts = {

@@ -2,11 +2,19 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from vaert.commands.report import say
+
+if TYPE_CHECKING:
+    from vaert.package import Package
+    from vaert.runtime.backends import Backend
+
 MAX_PIXELS = 2**28
+BACKENDS = ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt")  # as vaert.runtime.backends.selection has them
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
@@ -29,8 +37,46 @@ def at_most_one(options: Mapping[str, object]) -> None:
         raise click.UsageError(f"{' and '.join(given)} exclude each other: give one of {', '.join(options)}.")
 
 
+@dataclass(frozen=True)
+class EngineOptions:
+    """What `engine_options` and `--threads` say."""
+
+    backend: str = "auto"
+    threads: int | None = None
+    verbose: bool = False
+
+    def open(self, package: "Package") -> "Backend":
+        """The backend to run a package on; with `verbose` which it is and why, on standard error.
+
+        Raises:
+            BackendError, MissingExtraError, OptionError: as `vaert.runtime.backends.selection.choose`.
+        """
+        from vaert.runtime.backends.selection import choose
+
+        choice = choose(self.backend, threads=self.threads, package=package)
+        if self.verbose:
+            for line in choice.lines():
+                say(line)
+        return choice.backend
+
+
+def engine_options(command: _Command) -> _Command:
+    """Add `--backend` and `--verbose`."""
+    command = click.option("--verbose", "-v", is_flag=True, help="Say which backend runs, and why no better one.")(
+        command
+    )
+    return click.option(
+        "--backend",
+        type=click.Choice(BACKENDS),
+        default=BACKENDS[0],
+        show_default=True,
+        help="Engine; auto: the best that is there and computes the model right.",
+    )(command)
+
+
 def model_options(command: _Command) -> _Command:
-    """Add `--model` and `--threads`."""
+    """Add `--model`, `--threads`, `--backend` and `--verbose`."""
+    command = engine_options(command)
     command = click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")(command)
     return click.option("--model", metavar="NAME|DIR", help="Model: a bundled name or a package folder.")(command)
 

@@ -8,7 +8,7 @@ import click
 
 from vaert.commands.batch import BatchOptions, Edited, Item, Made, Work, edit, run_batch
 from vaert.commands.files import check_target
-from vaert.commands.options import FiniteRange, model_options, output_options
+from vaert.commands.options import EngineOptions, FiniteRange, model_options, output_options
 from vaert.commands.pictures import LOSSY, lossless_format, read_grey
 from vaert.commands.report import STREAM, grouped, say, show_json
 from vaert.errors import ImageError, ModelError, OptionError
@@ -33,6 +33,13 @@ class _Options(BatchOptions):
     seed: int | None = None
     model: str | None = None
     threads: int | None = None
+    backend: str = "auto"
+    verbose: bool = False
+
+    @property
+    def engine(self) -> EngineOptions:
+        """What runs the model."""
+        return EngineOptions(self.backend, self.threads, self.verbose)
 
 
 @click.command()
@@ -81,7 +88,7 @@ def _restore_digit(source: str, target: str, package: "Package", *, options: _Op
     name = package.manifest.name
     if options.mask is None:
         raise OptionError(f"model {name} restores hidden pixels, expected --mask IMAGE that says which")
-    asked = DigitOptions(options.mask, options.seed or 0, options.threads, ending, options.force)
+    asked = DigitOptions(options.mask, options.seed or 0, options.engine, ending, options.force)
     facts = restore_digit(source, target, package, options=asked)
     if options.as_json:
         show_json(facts, output=target)
@@ -121,7 +128,7 @@ def _open(package: "Package", options: _Options) -> Work:
         raise ImageError(f"{options.mask} hides every pixel, expected some known ones: hide less")
     from vaert.runtime.restorer import Restorer
 
-    restorer, warnings = Restorer(package, threads=options.threads), _lossy(options)
+    restorer, warnings = Restorer(package, backend=options.engine.open(package)), _lossy(options)
 
     def work(data: bytes, item: Item) -> Made:
         def change(pixels: "NDArray[np.uint8]") -> "NDArray[np.uint8]":

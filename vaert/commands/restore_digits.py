@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vaert.commands.files import write_output
+from vaert.commands.options import EngineOptions
 from vaert.commands.pictures import read_grey
 from vaert.commands.report import warn
 from vaert.errors import ImageError
@@ -21,7 +22,7 @@ class DigitOptions:
 
     mask: str
     seed: int
-    threads: int | None
+    engine: EngineOptions
     format: str
     force: bool
 
@@ -42,7 +43,7 @@ def restore_digit(source: str, target: str, package: "Package", *, options: Digi
     from vaert.runtime.digit_vae import DigitVAE
     from vaert.runtime.inpainting import inpaint
 
-    restored = inpaint(DigitVAE(package, threads=options.threads), digit, hidden, seed=options.seed)
+    restored = inpaint(DigitVAE(package, backend=options.engine.open(package)), digit, hidden, seed=options.seed)
     write_output(target, encode_image(restored, format=options.format), force=options.force)
     manifest = package.manifest
     return {

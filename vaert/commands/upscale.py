@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vaert.commands.batch import BatchOptions, Edited, Item, Made, Work, edit, run_batch
-from vaert.commands.options import FiniteRange, model_options, output_options
+from vaert.commands.options import EngineOptions, FiniteRange, model_options, output_options
 from vaert.errors import ImageError
 
 if TYPE_CHECKING:  # numpy loads on first use
@@ -28,6 +28,8 @@ class _Options(BatchOptions):
     tile: int | None = None
     model: str | None = None
     threads: int | None = None
+    backend: str = "auto"
+    verbose: bool = False
 
 
 @click.command()
@@ -57,10 +59,12 @@ def upscale(source: str, target: str, **given: Any) -> None:
 
 def _open(options: _Options) -> Work:
     """Load the engine, which takes longest to import, after everything cheaper was checked."""
-    from vaert.runtime.upscaler import Upscaler
+    from vaert.runtime.upscaler import Upscaler, find_upscaler
 
     scale = None if options.scale is None else int(options.scale)
-    upscaler = Upscaler(options.model, scale=scale, threads=options.threads)
+    package = find_upscaler(options.model, scale=scale)
+    engine = EngineOptions(options.backend, options.threads, options.verbose)
+    upscaler = Upscaler(package, backend=engine.open(package))
 
     def work(data: bytes, item: Item) -> Made:
         def change(pixels: "NDArray[np.uint8]") -> "NDArray[np.uint8]":
