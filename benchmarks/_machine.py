@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -22,7 +23,19 @@ from vaert.evaluate import find_images
 from vaert.package import Package
 
 ROOT = Path(__file__).resolve().parent.parent
-LIBRARIES = ("numpy", "opencv-python", "opencv-python-headless", "onnxruntime", "constriction", "Pillow", "torch")
+LIBRARIES = (
+    "numpy",
+    "opencv-python",
+    "opencv-python-headless",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "pycuda",
+    "constriction",
+    "Pillow",
+    "torch",
+)
+VECTORS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "sve")
 THREADS = 2
 LOAD = tuple(round(value, 2) for value in os.getloadavg())  # before the benchmark adds its own
 FAILED = 1
@@ -71,10 +84,15 @@ def pictures(given: argparse.Namespace) -> list[Path]:
 
 
 def machine() -> dict[str, Any]:
-    """CPU, cores, load, Python and library versions, commit."""
+    """CPU, cores, clocks, memory, GPUs, load, Python and library versions, commit."""
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
+        "threads_per_core": _threads_per_core(),
+        "clock_mhz": _clocks(),
+        "vector_extensions": [name for name in VECTORS if name in _field("flags", _field("Features", "")).split()],
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpus": gpus(),
         "system": f"{platform.system()} {platform.machine()}",
         "load_average": LOAD,
         "python": platform.python_version(),
@@ -83,12 +101,47 @@ def machine() -> dict[str, Any]:
     }
 
 
+def gpus() -> list[dict[str, str]]:
+    """NVIDIA GPUs as their driver describes them, none without a driver."""
+    names = ("name", "driver_version", "memory.total", "clocks.max.sm", "power.limit")
+    line = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [dict(zip(names, map(str.strip, row.split(",")), strict=False)) for row in done.stdout.splitlines()]
+
+
 def _cpu() -> str:
+    return _field("model name", platform.processor() or "unknown")
+
+
+def _field(name: str, otherwise: str) -> str:
+    """What /proc/cpuinfo says of the first processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+        return otherwise
+    return next((line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == name), otherwise)
+
+
+def _threads_per_core() -> int | None:
+    """Hardware threads of one core; None where the system does not tell."""
+    try:
+        siblings = Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list").read_text("ascii").strip()
+    except OSError:
+        return None
+    parts = [part.split("-") for part in siblings.split(",")]
+    return sum(int(part[-1]) - int(part[0]) + 1 for part in parts)
+
+
+def _clocks() -> dict[str, float]:
+    """Of the first processor in MHz: `now`, and `max` where the system tells; virtual machines often do not."""
+    found = {"now": float(_field("cpu MHz", "0"))}
+    with contextlib.suppress(OSError, ValueError):
+        limit = Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq").read_text("ascii")
+        found["max"] = int(limit) / 1000
+    return found
 
 
 def _version(name: str) -> str | None:
