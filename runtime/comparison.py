@@ -166,9 +166,10 @@ class Comparison:
 
     def lines(self) -> list[str]:
         """A small table for people to read."""
+        plural = "s" if self.images != 1 else ""
         head = (
             f"{self.model} {self.precision} on {self.backend} against {self.reference_precision} on cpu: "
-            f"{self.images} pictures, {self.pixels} pixels"
+            f"{self.images} picture{plural}, {self.pixels} pixels"
         )
         return [head, *([self.rows[0].HEAD] if self.rows else []), *map(str, self.rows)]
 

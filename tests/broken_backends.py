@@ -79,7 +79,7 @@ class WrongOnLargeInputs(Right):
     @staticmethod
     def _change(name: str, value: Any) -> Any:
         changed = np.array(value)
-        if name == "mean" and changed.shape[1] * changed.shape[3] > 40:
+        if name == "mean" and changed.shape[1] * changed.shape[3] > 16:
             changed.flat[-1] += 1
         return changed
 

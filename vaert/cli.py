@@ -21,6 +21,7 @@ from vaert.commands.report import one_line, warn
 from vaert.commands.restore import restore
 from vaert.commands.train import train
 from vaert.commands.upscale import upscale
+from vaert.commands.verify import verify
 from vaert.errors import OptionError, VaertError
 
 FAILED, WRONG_OPTION, INTERRUPTED = 1, 2, 130
@@ -32,7 +33,7 @@ def cli() -> None:
     """Compress, upscale, restore and make images with variational autoencoders; train, export and evaluate them."""
 
 
-for _command in (compress, decompress, upscale, restore, generate, info, models, train, export, evaluate):
+for _command in (compress, decompress, upscale, restore, generate, info, models, train, export, evaluate, verify):
     cli.add_command(_command)
 
 

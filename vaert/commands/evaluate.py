@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vaert.commands.extras import needs_extra
-from vaert.commands.options import EngineOptions, FiniteRange, engine_options
+from vaert.commands.options import EngineOptions, engine_options, qualities_option
 from vaert.commands.progress import progress_bar
 from vaert.commands.report import say, show_json
 from vaert.errors import ModelError, OptionError
@@ -37,19 +37,13 @@ class _Opened:
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-def _qualities(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    """Return a comma-separated list as qualities in 1..100, in the order given, or fail as a usage error."""
-    one = FiniteRange(1, 100)
-    return None if value is None else tuple(one.convert(item.strip(), param, ctx) for item in value.split(","))
-
-
 @click.command()
 @click.argument("model")
 @click.option(
     "--images", type=_FOLDER, help="Folder of pictures, for a photo model; with HR and LR in it, for an upscaler."
 )
 @click.option("--data", type=_FOLDER, help="Folder with the IDX files of MNIST, for a model of digits.")
-@click.option("--qualities", metavar="LIST", callback=_qualities, help="Qualities to measure, for example 10,30,60,90.")
+@qualities_option
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw what was found to this PNG.")
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")

@@ -74,6 +74,18 @@ def engine_options(command: _Command) -> _Command:
     )(command)
 
 
+def _qualities(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Return a comma-separated list as qualities in 1..100, in the order given, or fail as a usage error."""
+    one = FiniteRange(1, 100)
+    return None if value is None else tuple(one.convert(item.strip(), param, ctx) for item in value.split(","))
+
+
+def qualities_option(command: _Command) -> _Command:
+    """Add `--qualities`."""
+    text = "Qualities to measure, for example 10,30,60,90."
+    return click.option("--qualities", metavar="LIST", callback=_qualities, help=text)(command)
+
+
 def model_options(command: _Command) -> _Command:
     """Add `--model`, `--threads`, `--backend` and `--verbose`."""
     command = engine_options(command)
