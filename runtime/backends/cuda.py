@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,20 +25,21 @@ LIBRARY = "libcuda.so.1"
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream; pycuda has no name for it
 THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate meanwhile
 SUCCESS = 0
+_RETAINING = threading.Lock()
 
 
 class Device:
     """One GPU, by its index. Raises MissingExtraError without pycuda, BackendError if there is no such GPU."""
 
     def __init__(self, index: int = 0) -> None:
-        cuda = _driver()
+        _require_pycuda()
+        import pycuda.driver as cuda
+
         try:
             cuda.init()
             count = cuda.Device.count()
             if not 0 <= index < count:
-                raise BackendError(
-                    f"there is no GPU {index}: this machine has {count}, numbered from 0 (see nvidia-smi)"
-                )
+                raise BackendError(f"there is no GPU {index}: this machine has {count}, counted from 0, see nvidia-smi")
             device = cuda.Device(index)
             self.index, self.name = index, str(device.name())
             self.compute_capability = ".".join(map(str, device.compute_capability()))
@@ -48,7 +51,8 @@ class Device:
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
         """Make the primary context current in this thread for a while. BackendError for CUDA errors inside."""
-        cuda = _driver()
+        import pycuda.driver as cuda
+
         try:
             self._context.push()
         except cuda.Error as error:
@@ -67,15 +71,19 @@ class Device:
 
     def memory(self) -> tuple[int, int]:
         """Free and total bytes. The context must be current."""
-        free, total = _driver().mem_get_info()
+        import pycuda.driver as cuda
+
+        free, total = cuda.mem_get_info()
         return int(free), int(total)
 
 
 class Stream:
-    """A queue of work on a device, not the default one. All of it is made, used and released in the device's context."""
+    """A queue of work on a device, not the default one. Made, used and released in the device's context."""
 
     def __init__(self) -> None:
-        self._stream = _driver().Stream(NON_BLOCKING)
+        import pycuda.driver as cuda
+
+        self._stream = cuda.Stream(NON_BLOCKING)
 
     @property
     def handle(self) -> int:
@@ -84,11 +92,15 @@ class Stream:
 
     def upload(self, target: DeviceMemory, source: Bytes) -> None:
         """Queue a copy from page-locked memory, which must stay as it is until `synchronize`."""
-        _driver().memcpy_htod_async(target.address, source, self._stream)
+        import pycuda.driver as cuda
+
+        cuda.memcpy_htod_async(target.address, source, self._stream)
 
     def download(self, target: Bytes, source: DeviceMemory) -> None:
         """Queue a copy to page-locked memory, which may be read after `synchronize`."""
-        _driver().memcpy_dtoh_async(target, source.address, self._stream)
+        import pycuda.driver as cuda
+
+        cuda.memcpy_dtoh_async(target, source.address, self._stream)
 
     def synchronize(self) -> None:
         """Wait until all that was queued is done."""
@@ -99,7 +111,9 @@ class Event:
     """A moment on a stream, for timing."""
 
     def __init__(self) -> None:
-        self._event = _driver().Event()
+        import pycuda.driver as cuda
+
+        self._event = cuda.Event()
 
     def record(self, stream: Stream) -> None:
         """Mark the moment when all that was queued before is done."""
@@ -115,8 +129,10 @@ class DeviceMemory:
     """Bytes on the device, at least one."""
 
     def __init__(self, size: int) -> None:
+        import pycuda.driver as cuda
+
         self.size = max(size, 1)
-        self._memory = _driver().mem_alloc(self.size)
+        self._memory = cuda.mem_alloc(self.size)
 
     @property
     def address(self) -> int:
@@ -134,7 +150,9 @@ class DeviceMemory:
 
 def pinned(size: int) -> Bytes:
     """Page-locked host memory of at least one byte; freed with its last view, in the device's context."""
-    array: Bytes = _driver().pagelocked_empty(max(size, 1), np.dtype(np.uint8))
+    import pycuda.driver as cuda
+
+    array: Bytes = cuda.pagelocked_empty(max(size, 1), np.dtype(np.uint8))
     return array
 
 
@@ -146,12 +164,11 @@ class Graph:
         library = _library()
         graph, execution = ctypes.c_void_p(), ctypes.c_void_p()
         _check("cuStreamBeginCapture_v2", library.cuStreamBeginCapture_v2(stream.handle, THREAD_LOCAL))
-        done = False
         try:
-            done = work()
-        finally:  # a capture must be ended whatever happened, or the stream stays useless
-            code = library.cuStreamEndCapture(stream.handle, ctypes.byref(graph))
-        try:
+            try:
+                done = work()
+            finally:  # a capture must be ended whatever happened, or the stream stays useless
+                code = library.cuStreamEndCapture(stream.handle, ctypes.byref(graph))
             if not done:
                 raise BackendError("the engine cannot be recorded in a CUDA graph")
             _check("cuStreamEndCapture", code)
@@ -192,38 +209,54 @@ def missing() -> str:
 
 def driver_version() -> str:
     """Newest CUDA version that the driver serves, like `13.0`, and the driver's own where the system tells it."""
-    number = int(_driver().get_driver_version())
-    cuda = f"{number // 1000}.{number % 1000 // 10}"
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        with open("/sys/module/nvidia/version", encoding="ascii") as file:
-            return f"{file.read().strip()} (CUDA {cuda})"
-    return f"CUDA {cuda}"
+    import pycuda.driver as cuda
+
+    number = int(cuda.get_driver_version())
+    served = f"CUDA {number // 1000}.{number % 1000 // 10}"
+    try:
+        own = Path("/sys/module/nvidia/version").read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return served
+    return f"{own} ({served})"
 
 
-def one_line(error: BaseException) -> str:
-    """First line of an error's text, or its type's name."""
+def version() -> str:
+    """Version of pycuda. MissingExtraError, BackendError."""
+    _require_pycuda()
+    import pycuda
+
+    return str(pycuda.VERSION_TEXT)
+
+
+def one_line(error: BaseException | str) -> str:
+    """First line of a text or of an error's text, or the error's type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _driver() -> Any:
-    """`pycuda.driver`."""
+def _require_pycuda() -> None:
     try:
-        import pycuda.driver as cuda
+        import pycuda.driver  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError("running a model with TensorRT", extra="gpu") from error
     except ImportError as error:  # built for another CUDA, or there is no driver
         raise BackendError(f"pycuda cannot be loaded: {one_line(error)}; install the NVIDIA driver") from error
-    return cuda
 
 
-@functools.cache
 def _primary_context(index: int) -> Any:
     """The primary context of a GPU, retained once and until the process ends.
 
     pycuda frees memory in any thread only under the very object that was current when it was allocated, and releasing
     a primary context leaves it on the thread's stack; besides, other libraries in this process rely on it.
     """
-    return _driver().Device(index).retain_primary_context()
+    with _RETAINING:
+        return _retained_context(index)
+
+
+@functools.cache
+def _retained_context(index: int) -> Any:
+    import pycuda.driver as cuda
+
+    return cuda.Device(index).retain_primary_context()
 
 
 @functools.cache
@@ -234,7 +267,7 @@ def _library() -> Any:
     except OSError as error:
         raise BackendError(f"there is no NVIDIA driver ({LIBRARY} is missing): install it, see nvidia-smi") from error
     pointer, address = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)
-    signatures = {
+    signatures: dict[str, list[Any]] = {
         "cuInit": [ctypes.c_uint],
         "cuDeviceGetCount": [ctypes.POINTER(ctypes.c_int)],
         "cuGetErrorName": [ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)],
@@ -247,11 +280,10 @@ def _library() -> Any:
     }
     for name, arguments in signatures.items():
         try:
-            function = library[name]
+            function = getattr(library, name)
         except AttributeError as error:
             raise BackendError(f"the NVIDIA driver has no {name}: install one of version 525 or newer") from error
         function.argtypes, function.restype = arguments, ctypes.c_int
-        setattr(library, name, function)  # `library[name]` makes a new object each time
     return library
 
 
