@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from vaert.errors import BackendError, MissingExtraError, OptionError
+from vaert.errors import OptionError
 from vaert.package import CPU_FLAVOUR, Package
+from vaert.runtime.backends._onnxruntime import (
+    CPU_PROVIDER,
+    EXTERNAL_DATA,
+    OpenRunners,
+    guarded,
+    import_onnxruntime,
+)
 from vaert.runtime.backends.base import Array, Named
 
 OPTIMISATIONS = ("all", "none")
-EXTERNAL_DATA = "session.model_external_initializers_file_folder_path"
 
 
 class OnnxRuntimeCpu:
@@ -23,17 +29,11 @@ class OnnxRuntimeCpu:
     flavour = CPU_FLAVOUR
 
     def __init__(self, *, threads: int | None = None, optimisation: str = "all") -> None:
-        try:
-            import onnxruntime
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("running a model", extra="cpu") from error
-        except ImportError as error:  # installed, but a library of it is missing or damaged
-            raise BackendError(f"ONNX Runtime cannot be loaded: {_first_line(error)}; install it again") from error
+        onnxruntime = import_onnxruntime("cpu")
         if threads is not None and threads < 1:
             raise OptionError(f"threads must be at least 1, not {threads}")
         if optimisation not in OPTIMISATIONS:
             raise OptionError(f"optimisation must be one of {', '.join(OPTIMISATIONS)}, not {optimisation!r}")
-        onnxruntime.set_default_logger_severity(3)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.inter_op_num_threads = 1
@@ -43,22 +43,26 @@ class OnnxRuntimeCpu:
         options.enable_mem_pattern = False
         # Without it the idle workers of one graph spin on the core that the next graph needs: compress 85 ms, not 30.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        self._onnxruntime, self._options = onnxruntime, options
+        self._onnxruntime, self._options, self._runners = onnxruntime, options, OpenRunners()
 
     def load(self, package: Package, graph: str) -> OnnxRuntimeRunner:
         """Load a graph of a package. ModelError if its file is damaged, BackendError if the engine refuses it."""
+        self._runners.require_open(self.name)
         data = package.read_graph(graph, self.flavour)
         self._options.add_session_config_entry(EXTERNAL_DATA, str(package.path))
-        try:
-            session = self._onnxruntime.InferenceSession(
-                data, self._options, providers=["CPUExecutionProvider"], enable_fallback=0
-            )
-        except Exception as error:  # ONNX Runtime's errors share no base class but Exception
-            raise BackendError(f"ONNX Runtime cannot load {graph} of {package.path}: {_first_line(error)}") from error
-        return OnnxRuntimeRunner(session, graph)
+        session = guarded(
+            f"ONNX Runtime cannot load {graph} of {package.path}",
+            lambda: self._onnxruntime.InferenceSession(
+                data, self._options, providers=[CPU_PROVIDER], enable_fallback=0
+            ),
+        )
+        runner = OnnxRuntimeRunner(session, graph)
+        self._runners.add(runner)
+        return runner
 
     def close(self) -> None:
-        """Nothing to do: a session is released with its runner."""
+        """See `Backend.close`."""
+        self._runners.close()
 
 
 class OnnxRuntimeRunner:
@@ -70,12 +74,18 @@ class OnnxRuntimeRunner:
 
     def run(self, inputs: Named) -> dict[str, Array]:
         """See `Runner.run`."""
-        try:
-            values = self._session.run(self._outputs, dict(inputs))
-        except Exception as error:  # as above
-            raise BackendError(f"ONNX Runtime failed in {self._graph}: {_first_line(error)}") from error
+        session = self._session
+        failed = f"ONNX Runtime failed in {self._graph}"
+        values = guarded(failed, lambda: session.run(self._outputs, dict(inputs)))
         return dict(zip(self._outputs, values, strict=True))
 
+    def close(self) -> None:
+        """Release the session; `run` raises BackendError afterwards."""
+        self._session = _Closed()
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+
+class _Closed:
+    """What takes the place of a session that was released."""
+
+    def run(self, *_: object) -> None:
+        raise RuntimeError("its backend was closed; make a new one")
