@@ -123,3 +123,25 @@ class Hangs(Right):
     def load(self, package: Package, graph: str) -> Runner:
         time.sleep(600)
         raise AssertionError
+
+
+class CrashesInDecoder(Right):
+    def load(self, package: Package, graph: str) -> Runner:
+        if graph == "decoder":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().load(package, graph)
+
+
+class Stale(Right):
+    """Gives a shape's first result again, as a CUDA graph with old addresses does."""
+
+    def load(self, package: Package, graph: str) -> Runner:
+        runner = super().load(package, graph)
+        kept: dict[tuple[int, ...], dict[str, Any]] = {}
+
+        class Kept:
+            def run(self, inputs: Named) -> dict[str, Any]:
+                shape = next(iter(inputs.values())).shape
+                return kept.setdefault(shape, runner.run(inputs))
+
+        return Kept() if graph == "encoder" else runner

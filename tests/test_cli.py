@@ -139,7 +139,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"\n  {name} " in listed for name in cli.commands)
     photos = {"compress", "decompress", "generate", "restore", "upscale"}
     models = {"models", "train", "export", "evaluate"}
-    assert set(cli.commands) == photos | models | {"info", "verify"}
+    assert set(cli.commands) == photos | models | {"info", "verify", "doctor"}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import click
 
 from vaert import __version__
 from vaert.commands.codec import compress, decompress
+from vaert.commands.doctor import doctor
 from vaert.commands.evaluate import evaluate
 from vaert.commands.export import export
 from vaert.commands.generate import generate
@@ -33,7 +34,20 @@ def cli() -> None:
     """Compress, upscale, restore and make images with variational autoencoders; train, export and evaluate them."""
 
 
-for _command in (compress, decompress, upscale, restore, generate, info, models, train, export, evaluate, verify):
+for _command in (
+    compress,
+    decompress,
+    upscale,
+    restore,
+    generate,
+    info,
+    models,
+    train,
+    export,
+    evaluate,
+    verify,
+    doctor,
+):
     cli.add_command(_command)
 
 
