@@ -92,7 +92,7 @@ class OnnxRuntimeTensorRt:
         path = str(package.path / package.graph_file(graph, self.flavour))
         options = session_options(self._onnxruntime, self._threads)
         settings = self._tensorrt_options(package, graph, shapes)
-        fallback = cuda_options(graph, device=self._device, limit=self._memory_limit, tf32=not is_exact(graph))
+        fallback = cuda_options(graph, device=self._device, limit=self._memory_limit, tf32=False)
 
         def session(graphs: bool) -> Any:
             providers = [
