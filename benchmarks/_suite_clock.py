@@ -19,8 +19,9 @@ Watched = Sequence[tuple[Any, str, str]]
 class Clock:
     """Nanoseconds by stage. A stage within another interrupts it, so that nothing counts twice. For one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], int] = time.perf_counter_ns) -> None:
         self.spent: dict[str, int] = {}
+        self._now = now
         self._open: list[str] = []
         self._since = 0
 
@@ -36,7 +37,7 @@ class Clock:
             self._open.pop()
 
     def _book(self) -> None:
-        now = time.perf_counter_ns()
+        now = self._now()
         if self._open:
             self.spent[self._open[-1]] = self.spent.get(self._open[-1], 0) + now - self._since
         self._since = now

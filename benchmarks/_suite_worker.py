@@ -1,7 +1,6 @@
 """One command of the codec on one size, in a process of its own: times and peak memory as JSON on standard output.
 
-`python -m benchmarks._suite_worker compress|decompress WIDTH HEIGHT --model M --threads N --file F ...`: F is written, or
-read.
+`python -m benchmarks._suite_worker compress|decompress WIDTH HEIGHT --file F ...`: F is written, or read.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ def codecs_of(settings: Settings) -> list[str]:
 def test_scaling(case: Case, run: Run, tmp_path: Path) -> None:
     """Rows: compress and decompress in processes of their own; these take the times, for they alone see the memory."""
     pace = replace(run.settings.pace, limit_s=4 * run.settings.row_limit_s)
-    reasons, file = [], tmp_path / "a.vaert"
+    reasons: list[NotMeasured] = []
+    file = tmp_path / "a.vaert"
     for operation in ("compress", "decompress"):
         parameters = {**asdict(case), "backend": "cpu", "precision": "fp32"}
         try:
