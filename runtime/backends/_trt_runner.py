@@ -2,8 +2,12 @@
 
 Names of variables here and their types in TensorRT (imported as `trt`):
 
-    log: trt.ILogger                  runtime: trt.Runtime
-    engine: trt.ICudaEngine           context: trt.IExecutionContext
+    log: trt.ILogger                  runtime, held.runtime: trt.Runtime
+    engine, held.engine: trt.ICudaEngine
+    lane.context: trt.IExecutionContext
+
+What lives on the GPU is held by `Held` and `Lane` alone, never by a local variable when something may fail: the
+traceback of an exception would keep it beyond the moment when its CUDA context is current.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -64,13 +68,18 @@ class Buffer:
         """The bytes that such an array takes."""
         return self.host[: dtype.itemsize * math.prod(shape)]
 
+    def free(self) -> None:
+        """Give both sides back; nothing may be queued."""
+        self.device.free()
+        self.host = np.empty(0, np.uint8)  # page-locked memory goes with its last view
+
 
 @dataclass
 class Lane:
     """What belongs to one shape: a context is not touched again once a graph was recorded from it."""
 
     context: Any
-    outputs: dict[str, Shape]
+    outputs: dict[str, Shape] = field(default_factory=dict)
     runs: int = 0
     graph: Graph | None = None
 
@@ -78,10 +87,10 @@ class Lane:
 class Held:
     """All that must be released, and its order: graphs, contexts, buffers, stream, engine, runtime."""
 
-    def __init__(self, device: Device, runtime: Any, engine: Any, stream: Stream) -> None:
-        self.device = device
-        self.runtime, self.engine = runtime, engine
-        self.stream: Stream | None = stream
+    def __init__(self, device: Device, runtime: Any) -> None:
+        self.device, self.runtime = device, runtime
+        self.engine: Any = None
+        self.stream: Stream | None = Stream()
         self.lanes: OrderedDict[Any, Lane] = OrderedDict()
         self.buffers: dict[str, Buffer] = {}
         self.scratch: DeviceMemory | None = None
@@ -109,10 +118,11 @@ class Held:
             with self.device.current():
                 self.reset()
                 for buffer in self.buffers.values():
-                    buffer.device.free()
+                    buffer.free()
                 self.buffers.clear()
                 if self.scratch is not None:
                     self.scratch.free()
+                self.stream.free()
                 self.scratch = self.stream = None
                 self.engine = None
                 self.runtime = None
@@ -131,22 +141,22 @@ class EngineRunner:
         self._log, self._lock = log, threading.Lock()
         log.last_error = ""
         with device.current():
-            runtime = trt.Runtime(log)
-            engine = runtime.deserialize_cuda_engine(plan)
-            if engine is None:
+            held = self._held = Held(device, trt.Runtime(log))
+            self._finalizer = weakref.finalize(self, held.release)
+            held.engine = held.runtime.deserialize_cuda_engine(plan)
+            if held.engine is None:
+                self._finalizer()
                 raise UnreadableEngineError(f"TensorRT cannot load the engine of {graph}: {self._reason()}")
-            tensors = [_tensor(engine, engine.get_tensor_name(index)) for index in range(engine.num_io_tensors)]
-            self._held = Held(device, runtime, engine, Stream())
+            tensors = [_tensor(held.engine, name) for name in _names(held.engine)]
         self.inputs = {tensor.name: tensor for tensor in tensors if tensor.shapes is not None}
         self.outputs = {tensor.name: tensor for tensor in tensors if tensor.shapes is None}
-        self._finalizer = weakref.finalize(self, self._held.release)
 
     def takes(self, shapes: Mapping[str, Shape]) -> bool:
         """Whether the engine was built for inputs of these shapes."""
         return all(tensor.takes(shapes[name]) for name, tensor in self.inputs.items())
 
     def check(self, inputs: Named) -> None:
-        """BackendError unless these are the engine's inputs, of its types, and C-contiguous."""
+        """BackendError unless these are the engine's inputs, of its types. Their strides do not matter."""
         if set(inputs) != set(self.inputs):
             found = ", ".join(sorted(inputs)) or "none"
             raise BackendError(f"{self.graph}: its inputs are {', '.join(sorted(self.inputs))}, not {found}")
@@ -154,8 +164,6 @@ class EngineRunner:
             array = inputs[name]
             if array.dtype != tensor.dtype:
                 raise BackendError(f"{self.graph}: {name} must be {tensor.dtype}, not {array.dtype}")
-            if not array.flags.c_contiguous:
-                raise BackendError(f"{self.graph}: {name} must be C-contiguous: use numpy.ascontiguousarray")
 
     def run(self, inputs: Named) -> dict[str, Array]:
         """See `Runner.run`."""
@@ -196,6 +204,8 @@ class EngineRunner:
                 end.record(stream)
                 times.append(end.milliseconds_since(begin))
             stream.synchronize()
+            begin.free()
+            end.free()
         return times
 
     @property
@@ -227,50 +237,56 @@ class EngineRunner:
     def _lane(self, shapes: Mapping[str, Shape]) -> Lane:
         """The lane of these shapes, with a CUDA graph from its second run on."""
         key, held = tuple(sorted(shapes.items())), self._held
-        lane = held.lanes.pop(key, None) or self._open_lane(shapes)
+        lane = held.lanes.pop(key, None)
+        if lane is None:
+            lane = held.lanes[key] = Lane(self._make_context())
+            self._set_up(lane, shapes)
         held.lanes[key] = lane  # now the most recently used
         held.drop_lanes(SHAPES_KEPT)
         if self.cuda_graphs and not self.graph_failure and lane.runs and lane.graph is None:
             self._record(lane)
         return lane
 
-    def _open_lane(self, shapes: Mapping[str, Shape]) -> Lane:
+    def _make_context(self) -> Any:
         import tensorrt as trt
 
-        engine: Any = self._held.engine
-        context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        context = self._held.engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
             raise BackendError(f"TensorRT cannot run {self.graph}: {self._reason()}; the GPU may be out of memory")
+        return context
+
+    def _set_up(self, lane: Lane, shapes: Mapping[str, Shape]) -> None:
+        """Give a new context, the newest lane's, its shapes and memory."""
+        held = self._held
         for name, shape in shapes.items():
-            if not context.set_input_shape(name, shape):
+            if not lane.context.set_input_shape(name, shape):
                 raise BackendError(f"{self.graph}: TensorRT refuses {name} of shape {shape}: {self._reason()}")
-        if unknown := context.infer_shapes():
+        if unknown := lane.context.infer_shapes():
             raise BackendError(f"{self.graph}: the shapes of the inputs do not fit together ({', '.join(unknown)})")
-        outputs = {name: tuple(context.get_tensor_shape(name)) for name in self.outputs}
+        lane.outputs = {name: tuple(lane.context.get_tensor_shape(name)) for name in self.outputs}
         sizes = {
-            name: tensor.dtype.itemsize * math.prod(shapes[name] if name in shapes else outputs[name])
+            name: tensor.dtype.itemsize * math.prod(shapes[name] if name in shapes else lane.outputs[name])
             for name, tensor in {**self.inputs, **self.outputs}.items()
         }
         # 0 stands for an error as well as for nothing needed; then the profile's upper bound tells.
-        needed = context.update_device_memory_size_for_shapes()
-        scratch = self._reserve(sizes, needed or engine.get_device_memory_size_for_profile_v2(PROFILE))
-        context.set_device_memory(scratch.address, scratch.size)
+        needed = lane.context.update_device_memory_size_for_shapes()
+        scratch = self._reserve(sizes, needed or held.engine.get_device_memory_size_for_profile_v2(PROFILE))
+        lane.context.set_device_memory(scratch.address, scratch.size)
         for name in sizes:
-            if not context.set_tensor_address(name, self._held.buffers[name].device.address):
+            if not lane.context.set_tensor_address(name, held.buffers[name].device.address):
                 raise BackendError(f"{self.graph}: TensorRT refuses the memory of {name}: {self._reason()}")
-        return Lane(context, outputs)
 
     def _reserve(self, sizes: Mapping[str, int], scratch: int) -> DeviceMemory:
-        """Buffers of at least these sizes. All shapes share them, so whoever knew a smaller one is dropped first."""
+        """Buffers of at least these sizes. All lanes share them: those that knew a smaller one are dropped first."""
         held = self._held
         small = [
             name for name, size in sizes.items() if name not in held.buffers or held.buffers[name].device.size < size
         ]
         if small or held.scratch is None or held.scratch.size < scratch:
-            held.drop_lanes()
+            held.drop_lanes(keep=1)
         for name in small:
             if name in held.buffers:
-                held.buffers.pop(name).device.free()
+                held.buffers.pop(name).free()
             held.buffers[name] = Buffer(sizes[name])
         if held.scratch is None or held.scratch.size < scratch:
             if held.scratch is not None:
@@ -304,6 +320,10 @@ class EngineRunner:
 
     def _reason(self) -> str:
         return one_line(self._log.last_error or "it gave no reason")
+
+
+def _names(engine: Any) -> list[str]:
+    return [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
 
 
 def _tensor(engine: Any, name: str) -> Tensor:

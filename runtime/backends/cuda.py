@@ -83,7 +83,7 @@ class Stream:
     def __init__(self) -> None:
         import pycuda.driver as cuda
 
-        self._stream = cuda.Stream(NON_BLOCKING)
+        self._stream: Any = cuda.Stream(NON_BLOCKING)
 
     @property
     def handle(self) -> int:
@@ -106,6 +106,10 @@ class Stream:
         """Wait until all that was queued is done."""
         self._stream.synchronize()
 
+    def free(self) -> None:
+        """Give it back; nothing may be queued."""
+        self._stream = None  # here and not with the last reference, which an exception's traceback may hold
+
 
 class Event:
     """A moment on a stream, for timing."""
@@ -113,7 +117,7 @@ class Event:
     def __init__(self) -> None:
         import pycuda.driver as cuda
 
-        self._event = cuda.Event()
+        self._event: Any = cuda.Event()
 
     def record(self, stream: Stream) -> None:
         """Mark the moment when all that was queued before is done."""
@@ -123,6 +127,10 @@ class Event:
         """Between two events; waits for this one."""
         self._event.synchronize()
         return float(self._event.time_since(earlier._event))
+
+    def free(self) -> None:
+        """Give it back."""
+        self._event = None
 
 
 class DeviceMemory:
