@@ -153,11 +153,11 @@ class Comparison:
         """What this precision may differ by."""
         return TOLERANCES.get(self.precision, TOLERANCES["fp32"])
 
-    def faults(self) -> tuple[str, ...]:
-        """What is wrong or out of tolerance, a clause each; empty if all is well."""
+    def faults(self, tolerance: Tolerance | None = None) -> tuple[str, ...]:
+        """What is wrong or out of tolerance, that of its precision if None, a clause each; empty if all is well."""
         found = [self.inexact] if self.inexact else []
         for row in self.rows:
-            found += row.faults(self.tolerance)
+            found += row.faults(tolerance or self.tolerance)
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from vaert.runtime.doctor_worker import UNAVAILABLE
 if TYPE_CHECKING:  # even numpy may be broken: this process imports nothing that could be
     from vaert.runtime.backends.selection import Engine
 
-LIMIT = 900.0  # seconds for one check: it may build several engines
+LIMIT = 1800.0  # seconds for one check: it may build several engines
 CHECKS = (
     "known answers",
     "random integers",
@@ -44,43 +45,48 @@ OWN = {"cpu": ("onnxruntime", "onnxruntime-gpu"), "cuda": ("onnxruntime-gpu",), 
 """Distributions by backend: where one of them is installed and the backend cannot be used, that is a fault."""
 
 
-def diagnose(
-    packages: Sequence[str] = (), *, limit: float = LIMIT, said: Callable[[Check], None] | None = None
-) -> Diagnosis:
-    """Look at everything.
+@dataclass(frozen=True)
+class Orders:
+    """What to do with every backend.
 
-    Args:
-        packages: folders of packages whose outputs are held against their fp32 reference's on every backend.
-        limit: seconds for one check of a backend; what takes longer is a fault.
-        said: called with each check as soon as it is made.
+    packages: folders of packages whose outputs are held against their fp32 reference's. limit: seconds for one check;
+    what takes longer is a fault. doing: called with a backend's name and that of a check before it is made.
     """
+
+    packages: Sequence[str] = ()
+    limit: float = LIMIT
+    doing: Callable[[str, str], None] = lambda backend, check: None
+
+
+def diagnose(orders: Orders | None = None, *, said: Callable[[Check], None] | None = None) -> Diagnosis:
+    """Look at everything. said: called with each check as soon as it is made."""
     checks: list[Check] = []
-    for check in _all(packages, limit=limit):
+    for check in _all(orders or Orders()):
         checks.append(check)
         if said is not None:
             said(check)
     return Diagnosis(tuple(checks))
 
 
-def _all(packages: Sequence[str], *, limit: float) -> Iterator[Check]:
+def _all(orders: Orders) -> Iterator[Check]:
     yield from system_checks()
-    yield from isolated("backends", partial(_backends, packages, limit=limit))
+    yield from isolated("backends", partial(_backends, orders))
 
 
-def _backends(packages: Sequence[str], *, limit: float) -> Iterator[Check]:
+def _backends(orders: Orders) -> Iterator[Check]:
     from vaert.runtime.backends.selection import ENGINES
 
     for engine in reversed(ENGINES):
-        yield from isolated(engine.name, partial(_backend, engine, packages, limit=limit))
+        yield from isolated(engine.name, partial(_backend, engine, orders))
 
 
-def _backend(engine: Engine, packages: Sequence[str], *, limit: float) -> Iterator[Check]:
+def _backend(engine: Engine, orders: Orders) -> Iterator[Check]:
     """All checks of one backend; what is left after a crash is done in a new process."""
     left = list(CHECKS)
     first = True
     while left:
         done = False
-        for answer in _answers(engine, left, packages, limit=limit):
+        for answer in _answers(engine, left, orders):
             name, status = answer["name"], answer["status"]
             if name == "made" and status == UNAVAILABLE:
                 yield _unavailable(engine, answer["text"])
@@ -107,14 +113,12 @@ def _unavailable(engine: Engine, reason: str) -> Check:
     return Check(engine.name, "made", ABSENT, reason)
 
 
-def _answers(
-    engine: Engine, checks: Sequence[str], packages: Sequence[str], *, limit: float
-) -> Iterator[dict[str, Any]]:
+def _answers(engine: Engine, checks: Sequence[str], orders: Orders) -> Iterator[dict[str, Any]]:
     """Answers of one process, ending with a fault for what it was doing when it crashed or took too long."""
     request = {
         "engine": [engine.name, engine.module, engine.factory, engine.gpu],
         "checks": list(checks),
-        "packages": [os.fspath(package) for package in packages],
+        "packages": [os.fspath(package) for package in orders.packages],
     }
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors, _worker(errors) as process:
         assert process.stdin is not None  # for the type checker
@@ -122,15 +126,16 @@ def _answers(
             process.stdin.write(json.dumps(request))
             process.stdin.close()
         doing, lines = "start", _Lines(process)
-        while (line := lines.next(limit)) is not None:
+        while (line := lines.next(orders.limit)) is not None:
             message: dict[str, Any] = json.loads(line)
             if "start" in message:
                 doing = message["start"]
+                orders.doing(engine.name, doing)
             else:
                 doing = ""
                 yield message
         if lines.late:
-            text = f"took longer than {limit:g} s and was ended"
+            text = f"took longer than {orders.limit:g} s and was ended"
         elif (code := process.wait()) or doing:
             text = f"the process ended with {ended(code)} instead of an answer"
         else:

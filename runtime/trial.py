@@ -65,7 +65,7 @@ def sample_inputs(package: Package) -> dict[str, dict[str, Array]]:
         latents = int(manifest.config["latents"])
         _, inverse = package.tables().gains(50)
         side = SIDE // int(manifest.geometry["latent_stride"])
-        s = np.random.default_rng(0).integers(-64, 65, (1, side, side, latents), np.int32)
+        s = np.random.default_rng(0).integers(-24, 25, (1, side, side, latents), np.int32)
         return {"encoder": {"pixels": picture}, "decoder": {"latents": s, "scale": inverse / np.float32(16)}}
     if manifest.kind == UPSCALER:
         shape = (1, SIDE, SIDE, int(manifest.geometry["latents"]))

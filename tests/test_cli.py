@@ -91,7 +91,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
             header = bitstream.parse_photo(data, max_pixels=max_pixels).header
             return np.full((header.height, header.width, 3), 77, np.uint8)
 
-    def choose(name: str, *, threads: int | None, package: object) -> object:
+    def choose(name: str, *, threads: int | None, package: object, progress: object) -> object:
         assert package is not None
         seen.backend, seen.threads = name, threads
         return SimpleNamespace(backend="stand-in", lines=lambda: ["backend stand-in taken: it is a test"])

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import fake_cuda
 import pytest
-from broken_backends import engine
+from broken_backends import Right, engine
+from test_tensorrt_backend import make_machine
 
 from vaert.cli import main
+from vaert.package import Package
 from vaert.runtime import doctor, doctor_checks, doctor_native, doctor_system
 from vaert.runtime.backends import selection
 from vaert.runtime.backends.selection import ENGINES, Engine
-from vaert.runtime.doctor import diagnose
+from vaert.runtime.backends.tensorrt import EngineReport, TensorRt
+from vaert.runtime.doctor import Orders, diagnose
 from vaert.runtime.doctor_report import ABSENT, FAULT, NOTE, OK, Check, Diagnosis, described
 
 CPU = ENGINES[-1]
@@ -105,7 +110,7 @@ def test_a_crash_ends_one_check_and_the_others_go_on(monkeypatch: pytest.MonkeyP
 
 def test_a_hang_ends_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, engine("Hangs"), checks=("known answers",))
-    found = diagnose(limit=8)
+    found = diagnose(Orders(limit=8))
     assert status(found) == {"made": OK, "known answers": FAULT}
     assert text_of(found, "known answers").startswith("took longer than 8 s and was ended")
 
@@ -137,6 +142,36 @@ def test_what_is_missing_is_a_fault_only_where_it_is_half_installed(monkeypatch:
     assert [(check.status, check.text) for check in found.checks] == [(FAULT, text)]
     monkeypatch.setattr(selection, "driver_missing", lambda: "no driver")
     assert diagnose().checks[0].status == ABSENT
+
+
+def test_the_tensorrt_backend_passes_on_its_stand_in(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        world, settings = make_machine(patch, tmp_path, "11.4.0.106")
+        patient = doctor_checks.Patient(TensorRt())
+        found = {name: check(patient) for name, check in doctor_checks.CHECKS.items()}
+        gc.collect()
+        fake_cuda.forget()
+    assert {name: result.text for name, result in found.items() if result.status not in (OK, NOTE)} == {}
+    assert "captured by the encoder" in found["CUDA graphs"].text
+    assert "found again in" in found["engine build"].text
+    assert found["engine build"].facts["build_seconds"] > 0
+    assert found["latency"].facts["encoder_gpu_ms"] >= 0
+    assert len(settings.builds) > 10
+    assert world.faults == []
+    assert world.live() == {}
+
+
+def test_an_engine_that_cannot_be_kept_is_a_fault() -> None:
+    class Forgetful(Right):
+        def __init__(self, cache: str = "") -> None:
+            super().__init__()
+
+        def engine_report(self, package: Package, graph: str) -> EngineReport:
+            return EngineReport(graph, "1x1:1x1:1x1", None, 2048, 0.1, from_cache=False)
+
+    result = doctor_checks.engine_build(doctor_checks.Patient(Forgetful()))
+    assert result.status == FAULT
+    assert "2 KiB, for 1x1:1x1:1x1, but it could not be kept" in result.text
 
 
 def test_exit_codes_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,10 @@ own library when a backend is made. Each module but the CPU's offers `available(
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -19,16 +20,22 @@ from vaert.runtime.backends.base import Backend, Runner
 AUTO = "auto"
 NAMES = (AUTO, "cpu", "cuda", "tensorrt", "ort-tensorrt")
 DRIVER = "libcuda.so.1"
+Progress = Callable[[int, int], None]
+"""Called with done and total."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """One line of the list: the backend's name, its module and the class in it."""
+    """One line of the list: the backend's name, its module and the class in it.
+
+    options: arguments of `make` that the class takes.
+    """
 
     name: str
     module: str
     factory: str
     gpu: bool = True
+    options: tuple[str, ...] = ()
 
     def missing(self) -> str:
         """One line that says why this backend cannot be made here, and what would help; "" if it can."""
@@ -39,9 +46,10 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - whatever the look met, the backend cannot be used
             return failure(error)
 
-    def make(self, *, threads: int | None = None) -> Backend:
+    def make(self, *, threads: int | None = None, progress: Progress | None = None) -> Backend:
         """The backend; `threads` are those of the CPU. BackendError, MissingExtraError, OptionError."""
-        options = {} if self.gpu else {"threads": threads}
+        given = {"threads": threads, "progress": progress}
+        options = {name: given[name] for name in self.options}
         try:
             backend: Backend = getattr(import_module(self.module), self.factory)(**options)
         except VaertError:
@@ -52,11 +60,14 @@ class Engine:
 
 
 ENGINES = (
-    Engine("tensorrt", "vaert.runtime.backends.tensorrt", "TensorRt"),
+    Engine("tensorrt", "vaert.runtime.backends.tensorrt", "TensorRt", options=("progress",)),
     Engine("cuda", "vaert.runtime.backends.onnxruntime_cuda", "OnnxRuntimeCuda"),
     Engine("ort-tensorrt", "vaert.runtime.backends.onnxruntime_tensorrt", "OnnxRuntimeTensorRt"),
-    Engine("cpu", "vaert.runtime.backends.onnxruntime_cpu", "OnnxRuntimeCpu", gpu=False),
+    Engine("cpu", "vaert.runtime.backends.onnxruntime_cpu", "OnnxRuntimeCpu", gpu=False, options=("threads",)),
 )
+
+
+Make = Callable[[Engine], Backend]
 
 
 @dataclass(frozen=True)
@@ -90,44 +101,53 @@ def open_backend(name: str | Backend, *, threads: int | None = None, package: Pa
     return choose(name, threads=threads, package=package).backend
 
 
-def choose(name: str | Backend, *, threads: int | None = None, package: Package | None = None) -> Choice:
-    """The same with the reasons. Without a package `auto` takes the best that is there, untried."""
+def choose(
+    name: str | Backend,
+    *,
+    threads: int | None = None,
+    package: Package | None = None,
+    progress: Progress | None = None,
+) -> Choice:
+    """The same with the reasons. Without a package `auto` takes the best that is there, untried.
+
+    progress: called with done and total while an engine is built, which may take minutes, now or later.
+    """
     if not isinstance(name, str):
         return Choice(name, "it was given")
     if name == AUTO:
-        return _best(ENGINES, threads=threads, package=package)
+        return _best(partial(Engine.make, threads=threads, progress=progress), package)
     for engine in ENGINES:
         if engine.name == name:
             if reason := engine.missing():
                 raise BackendError(f"the {name} backend cannot be used here: {reason}")
-            return Choice(engine.make(threads=threads), "it was asked for by name")
+            return Choice(engine.make(threads=threads, progress=progress), "it was asked for by name")
     raise OptionError(f"no backend named {name!r}; there are {', '.join(NAMES)}")
 
 
-def _best(engines: Sequence[Engine], *, threads: int | None, package: Package | None) -> Choice:
+def _best(make: Make, package: Package | None) -> Choice:
     """The first that is there and right. The last one is the reference: not tried, and its errors are the answer."""
     passed_over: list[PassedOver] = []
-    *better, last = engines
+    *better, last = ENGINES
     missing = driver_missing() if any(engine.gpu for engine in better) else ""
     for engine in better:
         reason = missing if engine.gpu else ""
         if not reason:
-            found = _tried(engine, threads=threads, package=package)
+            found = _tried(engine, make, package)
             if not isinstance(found, str):
                 why = "the best of those that are there" if package is None else "its known answers are right"
                 return Choice(found, why, tuple(passed_over))
             reason = found
         passed_over.append(PassedOver(engine.name, reason))
     why = "none better can be used" if better else "it is the only one"
-    return Choice(last.make(threads=threads), why, tuple(passed_over))
+    return Choice(make(last), why, tuple(passed_over))
 
 
-def _tried(engine: Engine, *, threads: int | None, package: Package | None) -> Backend | str:
+def _tried(engine: Engine, make: Make, package: Package | None) -> Backend | str:
     """The backend if it can be made and is right, else why not."""
     if reason := engine.missing():
         return reason
     try:
-        backend = Tried(engine.make(threads=threads))
+        backend = Tried(make(engine))
     except Exception as error:  # noqa: BLE001 - native libraries raise anything, and the next backend may do
         return failure(error)
     if package is not None and (reason := _wrong(backend, package)):

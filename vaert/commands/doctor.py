@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vaert.commands.progress import status_line
 from vaert.commands.report import one_line, show_json
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ FAILED = 1
     multiple=True,
     help="An fp16 or int8 package to hold against its fp32 reference on every backend; may be repeated.",
 )
-@click.option("--limit", type=click.IntRange(min=1), default=900, show_default=True, help="Seconds for one check.")
+@click.option("--limit", type=click.IntRange(min=1), default=1800, show_default=True, help="Seconds for one check.")
 @click.pass_context
 def doctor(context: click.Context, as_json: bool, packages: tuple[str, ...], limit: int) -> None:
     """Look at everything that vaert needs: versions, processor, GPUs, libraries, and every backend at work.
@@ -29,13 +30,17 @@ def doctor(context: click.Context, as_json: bool, packages: tuple[str, ...], lim
     OK is right, FAULT is wrong and says how, absent is not there and says what would bring it. Exit code 0 if every
     backend that is installed is right, 1 otherwise. TensorRT builds engines at the first time, which takes minutes.
     """
-    from vaert.runtime.doctor import diagnose
+    from vaert.runtime.doctor import Orders, diagnose
 
-    def said(check: "Check") -> None:
-        if not as_json:
-            click.echo(one_line_of(check))
+    with status_line() as doing:
 
-    found = diagnose(packages, limit=limit, said=said)
+        def said(check: "Check") -> None:
+            doing("")
+            if not as_json:
+                click.echo(one_line_of(check))
+
+        orders = Orders(packages, limit, lambda backend, check: doing(f"{backend}: {check} ..."))
+        found = diagnose(orders, said=said)
     if as_json:
         show_json(found.to_dict())
     else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from vaert.commands.progress import engine_progress
 from vaert.commands.report import say
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class EngineOptions:
         """
         from vaert.runtime.backends.selection import choose
 
-        choice = choose(self.backend, threads=self.threads, package=package)
+        choice = choose(self.backend, threads=self.threads, package=package, progress=engine_progress())
         if self.verbose:
             for line in choice.lines():
                 say(line)
