@@ -8,6 +8,7 @@ buffers for a graph that was captured, buffers that are freed while a graph has 
 from __future__ import annotations
 
 import sys
+import threading
 import types
 import weakref
 from collections import Counter
@@ -189,6 +190,7 @@ class IOBinding:
         self._inputs: dict[str, OrtValue] = {}
         self._outputs: dict[str, OrtValue | None] = {}  # None: ONNX Runtime allocates
         self._results: list[OrtValue] = []
+        self._running = False
 
     def bind_ortvalue_input(self, name: str, ortvalue: OrtValue) -> None:
         self._require(name, [node.name for node in self._session.get_inputs()])
@@ -270,6 +272,7 @@ class InferenceSession:
         self.device = int(next(iter(self.options.values()))["device_id"])
         self._graphs: dict[str, tuple[Any, ...]] = {}
         self._used: set[str] = set()
+        self._threads: dict[str, int] = {}
         self._dangling: set[str] = set()  # graphs with addresses of memory that was freed
         self.machine.sessions.append(self)
 
@@ -325,6 +328,9 @@ class InferenceSession:
     def _compute(self, iobinding: IOBinding) -> None:
         names = [node.name for node in self.get_outputs()]
         feed = {name: value._array.copy() for name, value in iobinding._inputs.items()}
+        if iobinding._running:
+            raise self.machine.misuse("two threads run one binding")
+        iobinding._running = True
         results = dict(zip(names, self._real.run(names, feed), strict=True))
         iobinding._results = []
         for name, value in iobinding._outputs.items():
@@ -333,6 +339,7 @@ class InferenceSession:
                 kept = type("OrtValue", (OrtValue,), {"machine": self.machine})(np.empty_like(results[name]))
             kept.write(results[name])
             iobinding._results.append(kept)
+        iobinding._running = False
 
     def _require_bound(self, iobinding: IOBinding) -> None:
         unbound = {node.name for node in self.get_inputs()} - set(iobinding._inputs)
@@ -349,6 +356,8 @@ class InferenceSession:
         if len(values) < len(bound):
             raise self.machine.misuse(f"graph {graph} over outputs whose address changes")
         if graph in self._graphs:
+            if self._threads[graph] != threading.get_ident():
+                raise self.machine.misuse(f"graph {graph} of another thread: it would be captured again")
             if self._graphs[graph] != (id(iobinding), *map(id, values)):
                 raise self.machine.misuse(f"graph {graph} replayed with other buffers or shapes")
             self.machine.events["replays"] += 1
@@ -356,6 +365,7 @@ class InferenceSession:
         if graph in self._used:
             raise self.machine.misuse(f"graph {graph} used after its release")
         self._used.add(graph)
+        self._threads[graph] = threading.get_ident()
         if self.machine.failing_capture:
             raise RuntimeError("Graph capture did not complete after 3 internal runs for CUDAExecutionProvider.\nSee")
         self._graphs[graph] = (id(iobinding), *map(id, values))

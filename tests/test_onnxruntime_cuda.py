@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,8 +70,24 @@ def test_the_oldest_shape_makes_room_and_its_graph_is_released(machine: Machine)
             runner.run(sample_inputs(FAST, "prior_anchor", size=(1, width)))
     assert runner.graphs == SLOTS
     assert machine.events["released"] == 2
+    replays = machine.events["replays"]
+    runner.run(sample_inputs(FAST, "prior_anchor", size=(1, 3)))  # the oldest that is left, and now the youngest
     runner.run(sample_inputs(FAST, "prior_anchor", size=(1, 1)))
+    runner.run(sample_inputs(FAST, "prior_anchor", size=(1, 3)))
+    assert machine.events["replays"] == replays + 2
     assert runner.graphs == SLOTS - 1
+
+
+def test_a_graph_is_replayed_only_in_the_thread_that_captured_it(machine: Machine) -> None:
+    runner = OnnxRuntimeCuda().load(FAST, "prior_anchor")
+    inputs = sample_inputs(FAST, "prior_anchor")
+    right = [runner.run(inputs) for _ in range(4)][-1]
+    thread_results: list[Any] = []
+    thread = threading.Thread(target=lambda: thread_results.append(runner.run(inputs)))
+    thread.start()
+    thread.join()
+    compare(thread_results[0], right, exact=True)
+    assert (machine.events["captures"], machine.events["replays"]) == (1, 1)
 
 
 def test_the_number_of_captures_is_bounded(machine: Machine) -> None:
@@ -261,12 +278,13 @@ def test_the_stand_in_has_the_signatures_of_the_real_package(name: str) -> None:
 def test_the_stand_in_notices_misuse(machine: Machine) -> None:
     session = machine_session(machine)
     binding = session.io_binding()
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: session.run_with_iobinding(binding),  # nothing is bound
         lambda: session.release_captured_graph(1),
         lambda: buffer(machine, (2,)).numpy(),
         lambda: buffer(machine, (2,)).update_inplace(np.zeros(2, np.int32)),
-    ):
+    )
+    for call in calls:
         with pytest.raises(fake_onnxruntime.Misuse):
             call()
     value, options = buffer(machine, (1, 1, 1, 64), np.int32), real.RunOptions()
