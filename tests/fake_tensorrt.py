@@ -30,6 +30,7 @@ class Settings:
         self.unsupported: set[str] = set()  # operators that the parser refuses
         self.build_fails = ""  # what the builder says when it gives up
         self.during_build: Callable[[], None] = lambda: None
+        self.no_profile = False  # contexts do not begin with profile 0
         self.unreadable = 0  # how many engines are refused when they are loaded
         self.builds: list[dict[str, Any]] = []  # what was built, and how
 
@@ -389,8 +390,12 @@ class ICudaEngine(Alive):
         kinds = {"float32": "FLOAT", "float16": "HALF", "int32": "INT32", "uint8": "UINT8"}
         return self._trt.DataType[kinds[self._program.dtypes[name].name]]
 
+    def get_tensor_shape(self, name: str) -> Dims:
+        low, _, high = self._ranges[name]
+        return Dims(n if n == m else -1 for n, m in zip(low, high, strict=True))
+
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Dims]:
-        if name not in self._inputs or profile_index != 0:
+        if self._ranges[name][0] == self._ranges[name][2] or profile_index != 0:
             raise ValueError(f"no profile {profile_index} for {name}")
         return [Dims(shape) for shape in self._ranges[name]]
 
@@ -416,9 +421,27 @@ class IExecutionContext(Alive):
         self._changes = 0  # graphs are valid until the next one
         self._recorded = False
         self._ran = -1  # `_changes` when it last ran without being recorded
+        self._profile = -1 if engine._trt._settings.no_profile else 0
+        self._settled = True
+
+    active_optimization_profile = property(lambda self: self._profile)
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        self._change()
+        context, self._settled = weakref.ref(self), False
+
+        def op() -> None:
+            if alive := context():
+                alive._settled = True
+
+        self._world.stream(stream_handle, "set_optimization_profile_async").queue(op)
+        self._profile = profile_index
+        return profile_index == 0
 
     def set_input_shape(self, name: str, shape: Any) -> bool:
         self._change()
+        if self._profile != 0:
+            raise self._world.fault("a shape was set before a profile")
         low, _, high = self._engine._ranges[name]
         if len(shape) != len(low) or not all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True)):
             self._log(f"{name} {tuple(shape)} is outside the profile")
@@ -467,6 +490,8 @@ class IExecutionContext(Alive):
         for other in list(world.streams.values()):
             if other is not stream and any(getattr(op, "owner", None) == id(self) for op in other.pending):
                 raise world.fault("a context runs on two streams at once")
+        if not self._settled:
+            raise world.fault("a context ran before the change of its profile was waited for")
         op = self._operation()
         if stream.capture is not None:
             if self._ran != self._changes:

@@ -167,6 +167,16 @@ def test_what_cannot_be_recorded_runs_plainly(
     backend.close()
 
 
+def test_contexts_without_a_profile_are_given_one(machine: Machine, fast: Package) -> None:
+    _, settings = machine
+    settings.no_profile = True
+    backend = TensorRt()
+    runner = backend.load(fast, "prior_anchor")
+    for seed in range(3):
+        runner.run(sample_inputs(fast, "prior_anchor", seed=seed))
+    backend.close()
+
+
 def test_sizes_beyond_the_usual_get_an_engine_of_their_own(machine: Machine, fast: Package) -> None:
     _, settings = machine
     backend = TensorRt(shapes="64x64:64x64:64x128")

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,19 +62,15 @@ def test_what_lies_there_is_private(cache: EngineCache) -> None:
 
 @pytest.mark.parametrize("name", [field.name for field in fields(EngineKey)])
 def test_every_part_of_the_key_counts(name: str) -> None:
-    other = replace(KEY, **{name: 2 if name == "schema" else "another"})
+    change: dict[str, Any] = {name: 2 if name == "schema" else "another"}
+    other = replace(KEY, **change)
     assert other.digest != KEY.digest
     assert other.file != KEY.file
 
 
 def test_the_content_counts_with_its_files() -> None:
-    hashes = [
-        content_hash(b"a", {}),
-        content_hash(b"b", {}),
-        content_hash(b"a", {"w": "1"}),
-        content_hash(b"a", {"w": "2"}),
-    ]
-    assert len(set(hashes)) == 4
+    others: list[dict[str, str]] = [{}, {"w": "1"}, {"w": "2"}]
+    assert len({content_hash(graph, files) for graph in (b"a", b"b") for files in others}) == 6
 
 
 def flip(path: Path) -> None:
@@ -135,7 +132,7 @@ def other_key(path: Path) -> None:
         (path.parent / f"{path.name}{ending}").write_bytes((path.parent / f"{other.name}{ending}").read_bytes())
 
 
-DAMAGE = {
+DAMAGE: dict[Callable[[Path], None], str] = {
     flip: "changed, or half written",
     cut: "has 3996 bytes instead of 4096",
     lose_sidecar: "not complete",
@@ -195,7 +192,7 @@ def test_folders_that_others_can_write_to_are_refused(cache: EngineCache) -> Non
 def test_folders_of_others_are_refused(cache: EngineCache, monkeypatch: pytest.MonkeyPatch) -> None:
     stored(cache)
     monkeypatch.setattr(os, "geteuid", lambda: cache.folder.stat().st_uid + 1)
-    with pytest.raises(BackendError, match="belongs to user .* with VAERT_CACHE"):
+    with pytest.raises(BackendError, match=r"belongs to user .* with VAERT_CACHE"):
         cache.get(KEY, never)
 
 
@@ -296,7 +293,10 @@ def test_two_processes_end_with_one_good_engine(root: Path, tmp_path: Path) -> N
         for process in processes:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-        outputs = [process.stdin.write("go\n") and process.stdin.flush() for process in processes if process.stdin]
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
         outputs = [process.communicate(timeout=60)[0].split() for process in processes]
     finally:
         for process in processes:

@@ -92,6 +92,12 @@ def test_engines_for_other_sizes_are_few() -> None:
     assert len(every) == 16
 
 
+def test_a_package_may_say_what_its_engines_take() -> None:
+    geometry = {**manifest("fast").geometry, "shapes": "64x64:128x128:256x256"}
+    assert default_shapes(replace(manifest("fast"), geometry=geometry)) == Shapes((64, 64), (128, 128), (256, 256))
+    assert default_shapes(manifest("fast")) == Shapes()
+
+
 def test_free_sizes_that_are_not_known() -> None:
     graphs = {"encoder": {"inputs": [{"name": "pixels", "shape": ["batch", "tall"], "type": "uint8"}]}}
     with pytest.raises(BackendError, match="free size 'tall', which the tensorrt backend does not know"):

@@ -30,7 +30,7 @@ from vaert.runtime.backends.base import Array, Named
 from vaert.runtime.backends.cuda import Bytes, Device, DeviceMemory, Event, Graph, Stream, one_line, pinned
 
 SHAPES_KEPT = 8  # execution contexts, each with its graph
-PROFILE = 0
+PROFILE = 0  # engines have one
 _LOG = logging.getLogger("vaert.tensorrt")
 
 
@@ -258,6 +258,7 @@ class EngineRunner:
     def _set_up(self, lane: Lane, shapes: Mapping[str, Shape]) -> None:
         """Give a new context, the newest lane's, its shapes and memory."""
         held = self._held
+        self._choose_profile(lane)
         for name, shape in shapes.items():
             if not lane.context.set_input_shape(name, shape):
                 raise BackendError(f"{self.graph}: TensorRT refuses {name} of shape {shape}: {self._reason()}")
@@ -275,6 +276,15 @@ class EngineRunner:
         for name in sizes:
             if not lane.context.set_tensor_address(name, held.buffers[name].device.address):
                 raise BackendError(f"{self.graph}: TensorRT refuses the memory of {name}: {self._reason()}")
+
+    def _choose_profile(self, lane: Lane) -> None:
+        """Contexts begin with the only profile; should one not, it is told to, and that is waited for."""
+        stream = self._held.stream
+        if lane.context.active_optimization_profile == PROFILE or stream is None:
+            return
+        if not lane.context.set_optimization_profile_async(PROFILE, stream.handle):
+            raise BackendError(f"TensorRT cannot run {self.graph}: {self._reason()}")
+        stream.synchronize()
 
     def _reserve(self, sizes: Mapping[str, int], scratch: int) -> DeviceMemory:
         """Buffers of at least these sizes. All lanes share them: those that knew a smaller one are dropped first."""
@@ -332,5 +342,8 @@ def _tensor(engine: Any, name: str) -> Tensor:
     dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
     if engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT:
         return Tensor(name, dtype)
+    fixed = tuple(engine.get_tensor_shape(name))
+    if min(fixed, default=0) >= 0:  # a profile need not know it
+        return Tensor(name, dtype, (fixed, fixed, fixed))
     low, best, high = (tuple(shape) for shape in engine.get_tensor_profile_shape(name, PROFILE))
     return Tensor(name, dtype, (low, best, high))

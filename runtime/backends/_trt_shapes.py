@@ -60,8 +60,9 @@ DEFAULTS: Mapping[str, Shapes] = {
 
 
 def default_shapes(manifest: Manifest) -> Shapes:
-    """What engines of this kind of model take if nothing else is asked for: what the runtime's tiles need."""
-    return DEFAULTS.get(manifest.kind, Shapes())
+    """What engines take if nothing else is asked for: the `shapes` in the manifest's geometry, or what tiles need."""
+    chosen = manifest.geometry.get("shapes")
+    return Shapes.parse(str(chosen)) if chosen else DEFAULTS.get(manifest.kind, Shapes())
 
 
 def shapes_around(usual: Shapes, batch: int, size: Size) -> Shapes:

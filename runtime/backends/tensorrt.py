@@ -195,7 +195,7 @@ def available() -> str:
     if reason := cuda.missing():
         return reason
     try:
-        _tensorrt_version()
+        versions()
     except (BackendError, MissingExtraError) as error:
         return str(error)
     return ""
