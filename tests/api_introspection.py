@@ -60,7 +60,8 @@ def _member(name: str, value: Any, owner: type | None) -> Json:
         found = _signatures(function, name)
         if type(function).__name__ == "instancemethod" or found or inspect.isroutine(function):
             return {"kind": "method" if bound else "function", "signatures": found}
-    return {"kind": "value", "type": type(value).__qualname__}
+    number = {"number": int(value)} if owner is not None and name in getattr(owner, "__members__", ()) else {}
+    return {"kind": "value", "type": type(value).__qualname__, **number}
 
 
 def _signatures(function: Any, name: str) -> list[Json]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ast
 import ctypes
+import enum
+import inspect
 import json
 import os
 import re
@@ -17,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import api_libraries
+import fake_cuda
+import fake_tensorrt
 import pytest
 from api_conformance import Api, Report, check
 from api_libraries import SNAPSHOTS, TENSORRT, UnavailableError
+from fake_cuda import World
 
 from vaert.runtime.backends import _onnxruntime_libraries, cuda
 
@@ -322,6 +327,71 @@ def test_pycuda_faults_are_found() -> None:
         assert any(expected in line for line in report.problems), (planted, report.problems)
 
 
+# The stand-ins of other tests against the libraries
+
+
+def stand_in_faults(name: str, fake: type, api: Api) -> list[str]:
+    """What a stand-in has that the real class lacks, and arguments that the real one names or orders otherwise."""
+    wrong = []
+    for attribute, value in vars(fake).items():
+        member = api.member(name, attribute)
+        if attribute.startswith("_") or isinstance(value, type | tuple):
+            continue
+        if member is None:
+            wrong.append(f"{name}.{attribute} is not there")
+        elif inspect.isfunction(value):
+            given = [p.name for p in inspect.signature(value).parameters.values()]
+            # Names of arguments without one in the bindings, arg0 and so on, do not matter.
+            real = [[p.name for p in one.parameters] for one in member.signatures]
+            if not any(_alike(given, names) for names in real):
+                wrong.append(f"{name}.{attribute} takes {given}, not {real}")
+        elif member.kind != "property":
+            wrong.append(f"{name}.{attribute} is a {member.kind}")
+    return wrong
+
+
+def _alike(given: list[str], names: list[str]) -> bool:
+    return len(given) <= len(names) and all(
+        a == b or re.fullmatch(r"arg\d+", b) for a, b in zip(given, names, strict=False)
+    )
+
+
+def test_the_stand_in_of_tensorrt_has_nothing_that_the_real_one_lacks(tensorrt: Api) -> None:
+    fake = fake_tensorrt.make(World(), tensorrt.version, fake_tensorrt.Settings())
+    classes = {name: cls for name, cls in vars(fake_tensorrt).items() if isinstance(cls, type) and tensorrt.has(name)}
+    assert len(classes) > 10
+    wrong = [fault for name, cls in classes.items() for fault in stand_in_faults(name, cls, tensorrt)]
+    for name, value in vars(fake).items():
+        if name.startswith("_"):
+            continue
+        if tensorrt.member("", name) is None:
+            wrong.append(f"tensorrt has no {name}")
+        elif isinstance(value, type) and issubclass(value, enum.Enum):
+            members = tensorrt.raw["classes"][name]["members"]
+            wrong += [f"{name}.{m.name} is not {m.value}" for m in value if members[m.name].get("number") != m.value]
+    assert wrong == []
+
+
+def test_a_stand_in_that_has_more_is_found(tensorrt: Api) -> None:
+    class Builder:
+        def create_network(self, flag: int = 0) -> None: ...
+        def build_engine(self) -> None: ...
+
+    found = stand_in_faults("Builder", Builder, tensorrt)
+    assert [line.split(" ")[0] for line in found] == ["Builder.create_network", "Builder.build_engine"]
+
+
+def test_the_stand_in_of_pycuda_has_nothing_that_the_real_one_lacks() -> None:
+    names = [name for name in vars(fake_cuda.driver_module(World())) if not name.startswith("_")]
+    assert len(names) > 10
+    assert [name for name in names if PYCUDA.member("", name) is None] == []
+    wrong = []
+    for name in ("Context", "Stream", "Event", "DeviceAllocation"):
+        wrong += stand_in_faults(name, getattr(fake_cuda, name), PYCUDA)
+    # What the stand-ins ask each other; that our code does not is held above, against the real one.
+    assert set(wrong) <= {"Context.reachable is not there", "Stream.queue is not there"}
+
+
 # The driver's C functions, which are called by way of ctypes
 
 
@@ -404,7 +474,7 @@ def option_texts(text: str) -> dict[str, Any]:
     """Keys of every dictionary of options, with the values that are written out."""
     found: dict[str, Any] = {}
     for node in ast.walk(ast.parse(text)):
-        sides: list[ast.expr] = []
+        line, sides = getattr(node, "lineno", 0), list[ast.expr]()
         if isinstance(node, ast.Assign | ast.AugAssign) and node.value is not None:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             if any(isinstance(t, ast.Name) and t.id in OPTION_NAMES for t in targets):
@@ -418,8 +488,8 @@ def option_texts(text: str) -> dict[str, Any]:
             for one in ast.walk(side):
                 if isinstance(one, ast.Dict):
                     for key, value in zip(one.keys, one.values, strict=True):
-                        assert isinstance(key, ast.Constant), f"line {node.lineno}: an option has no written name"
-                        found[key.value] = {c.value for c in ast.walk(value) if isinstance(c, ast.Constant)}
+                        assert isinstance(key, ast.Constant), f"line {line}: an option has no written name"
+                        found[str(key.value)] = {c.value for c in ast.walk(value) if isinstance(c, ast.Constant)}
     return found
 
 
