@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.export import Dim
 from torch.utils.flop_counter import FlopCounterMode
 
-from vaert.export.trace import trace
+from vaert.export.trace import Network
 from vaert.package import FORMAT, MANIFEST, UPSCALER, Manifest, Package
 
 GRAPH = "network"
@@ -99,8 +99,8 @@ def export(name: str, folder: Path) -> Package:
     torch.manual_seed(0)
     sizes = {0: Dim("batch"), 1: Dim("height"), 2: Dim("width")}
     example = torch.zeros(2, 6, 7, 3, dtype=torch.uint8)
-    model = trace(Bytes(PEERS[name]()), (example,), (sizes,), names=(["pixels"], ["large"]))
-    data = model.SerializeToString()
+    peer = Bytes(PEERS[name]())
+    data = Network(peer, (example,), (sizes,), ["pixels"], ["large"], 0.0, peer).trace().SerializeToString()
     manifest = Manifest(
         name=name,
         kind=UPSCALER,

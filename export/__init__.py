@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from vaert.errors import ModelError
-from vaert.package import MANIFEST, Package, find_package
+from vaert.package import Package
 
-__all__ = ["export_model"]
+__all__ = ["PRECISIONS", "export_model"]
 
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "int8")
+Progress = Callable[[str, int, int], None]
+"""Called with what is counted, how many are done and how many there are."""
 
 
 def export_model(
-    source: str | Path, out: Path | None = None, *, precision: str = "fp32", force: bool = False
+    source: str | Path,
+    out: Path | None = None,
+    *,
+    precision: str = "fp32",
+    calibration: Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> Package:
     """Export a checkpoint file, a bundled model's name or a package folder to a package.
 
-    out: the new folder, `./<model>-<precision>` if None. Raises ModelError (source, bound, verification), OutputError.
-    """
-    from vaert.export.registry import from_checkpoint, from_package
-    from vaert.export.writer import write_package
+    Args:
+        source: what is exported; a package must be one that carries its weights, so fp32.
+        out: the new folder, `./<model>-<precision>` if None.
+        precision: "fp32", "fp16" or "int8".
+        calibration: folder of pictures like those of training (MNIST files for models of digits) to record activations
+            from; those that travel with the package if None.
+        force: replace an existing package.
+        progress: called while layers and pictures are worked through.
 
-    if precision not in PRECISIONS:
-        raise ModelError(f"precision {precision!r} cannot be exported yet; there is {', '.join(PRECISIONS)}")
-    path = Path(source)
-    if path.is_dir() and not (path / MANIFEST).is_file() and (path / "checkpoint.pt").is_file():
-        path = path / "checkpoint.pt"
-    if path.is_file():
-        model, rates = from_checkpoint(path), dict[str, Any]()
-    else:
-        package = find_package(str(source))
-        model, rates = from_package(package), dict(package.manifest.rates)
-    return write_package(
-        model, out or Path(f"{model.profile}-{precision}"), precision=precision, rates=rates, force=force
-    )
+    Raises:
+        ModelError: the source cannot be exported, a bound or the verification fails, or activations are missing.
+        DataError: no pictures in `calibration`. OutputError. OptionError: no such precision.
+    """
+    from vaert.export.pipeline import Order, run
+
+    return run(Order(str(source), precision, calibration), out, force=force, progress=progress)

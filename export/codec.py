@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,15 +13,17 @@ import onnx
 import torch
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
+from torch import Tensor
 
 from vaert.errors import ModelError
 from vaert.export.bounds import prove
 from vaert.export.known_answers import known_answers, to_bytes
 from vaert.export.prior_graph import anchor_graph, context_graph
-from vaert.export.source import half_weights, identity, trained
+from vaert.export.source import Pixels, half_weights, identity, trained
 from vaert.export.tables import gaussian_table, integer_table
-from vaert.export.transforms import transform_graphs
-from vaert.package import CODEC, Package
+from vaert.export.trace import Network
+from vaert.export.transforms import transforms
+from vaert.package import CODEC, WEIGHTS, Package
 from vaert.tables import Tables
 from vaert.trainer.checkpoint import Checkpoint
 from vaert.trainer.models.codec import HYPER_MAX, CodecConfig, CodecVAE
@@ -30,6 +32,7 @@ from vaert.trainer.models.prior import SCALES, ExactPrior, IntegerLayer, scale_o
 Arrays = dict[str, npt.NDArray[Any]]
 TRANSFORMS = ("analysis", "synthesis", "hyper_analysis")
 SIZE_MULTIPLE, LATENT_STRIDE, HYPER_STRIDE = 64, 16, 64
+SAMPLED = (10.0, 35.0, 60.0, 85.0, 100.0)  # qualities of calibration
 
 
 @dataclass(frozen=True)
@@ -70,20 +73,37 @@ class CodecSource:
         """See `vaert.export.bounds.prove`: the largest sum of each layer of the prior."""
         return {bound.layer: bound.largest for bound in prove(self.layers)}
 
-    def graphs(self) -> dict[str, onnx.ModelProto]:
-        """The graphs by name."""
+    def networks(self) -> dict[str, Network]:
+        """The transforms by name."""
+        return transforms(self.model())
+
+    def exact_graphs(self) -> dict[str, onnx.ModelProto]:
+        """The prior's graphs by name."""
         return {
-            **transform_graphs(self.model()),
             "prior_anchor": anchor_graph(self.layers),
             "prior_context": context_graph(self.layers, self.context_shift),
         }
+
+    def samples(self, pictures: Sequence[Pixels]) -> dict[str, list[tuple[Tensor, ...]]]:
+        """Pixels for the encoder, what comes of them for the others, each picture at one of the qualities in turn."""
+        networks = self.networks()
+        inputs: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in networks}
+        for i, picture in enumerate(pictures):
+            gain, inverse = map(torch.from_numpy, self.tables.gains(SAMPLED[i % len(SAMPLED)]))
+            pixels = torch.from_numpy(picture)[None]
+            with torch.no_grad():
+                latents = networks["encoder"].module(pixels)
+            inputs["encoder"].append((pixels,))
+            inputs["hyper_encoder"].append((latents, gain))
+            inputs["decoder"].append(((16 * torch.round(latents * gain)).to(torch.int32), inverse / 16))
+        return inputs
 
     def files(self) -> dict[str, bytes]:
         """The other files by name."""
         return {
             "tables.npz": self.tables.to_bytes(),
             "known_answers.npz": to_bytes(known_answers(self.model().prior, self.layers)),
-            "weights.safetensors": save_safetensors({**self.weights, **self.prior_arrays()}),
+            WEIGHTS: save_safetensors({**self.weights, **self.prior_arrays()}),
         }
 
     def verify(self, package: Package) -> dict[str, Any]:
@@ -170,7 +190,7 @@ def from_checkpoint(checkpoint: Checkpoint, path: Path) -> CodecSource:
 
 def from_package(package: Package) -> CodecSource:
     """The source that a package carries in `weights.safetensors`. ModelError if it has none."""
-    arrays = load_safetensors(package.read("weights.safetensors"))
+    arrays = load_safetensors(package.read(WEIGHTS))
     names = sorted({key.split(".")[1] for key in arrays if key.startswith("prior.") and key.endswith(".weight")})
     layers = {
         name: IntegerLayer(*(arrays[f"prior.{name}.{field}"] for field in ("weight", "bias", "shift")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,8 +18,8 @@ from torch.export import Dim
 from vaert.digit_tables import DigitTables
 from vaert.errors import ModelError
 from vaert.export.shared_weights import read_weights, weights_file
-from vaert.export.source import half_weights, identity, load_weights, trained
-from vaert.export.trace import trace
+from vaert.export.source import Pixels, half_weights, identity, load_weights, trained
+from vaert.export.trace import Network
 from vaert.package import DIGITS, WEIGHTS, Package
 from vaert.runtime.backends import OnnxRuntimeCpu
 from vaert.trainer.checkpoint import Checkpoint
@@ -27,6 +28,7 @@ from vaert.trainer.tasks import find_task
 
 TOLERANCE = 1e-3  # latents, log-variances and logits
 MADE = 16  # digits that the graphs are checked on
+LATENTS, LEVELS = 1e-3, 4.0  # mean squared errors that quantisation may add: of latents, of pixels in levels
 
 
 class EncoderGraph(nn.Module):
@@ -38,7 +40,8 @@ class EncoderGraph(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Shapes as above."""
-        return self.model.encode(pixels.permute(0, 3, 1, 2).float() / 255)
+        mean, log_variance = self.model.encode(pixels.float().permute(0, 3, 1, 2) / 255)
+        return mean.float(), log_variance.float()
 
 
 class DecoderGraph(nn.Module):
@@ -53,8 +56,12 @@ class DecoderGraph(nn.Module):
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Shapes as above."""
-        logits = self.model.decode(latents).permute(0, 2, 3, 1)
+        logits = self.model.decode(latents).float().permute(0, 2, 3, 1)
         return torch.round(torch.sigmoid(logits) * 255).to(torch.uint8), logits
+
+    def levels(self, latents: Tensor) -> Tensor:
+        """Pixels before rounding, (N, 28, 28, 1)."""
+        return torch.sigmoid(self.forward(latents)[1]) * 255
 
 
 @dataclass(frozen=True)
@@ -90,16 +97,28 @@ class DigitSource:
         """Nothing here is exact by its weights: files hold quantised latents and their tables alone."""
         return {}
 
-    def graphs(self) -> dict[str, onnx.ModelProto]:
+    def networks(self) -> dict[str, Network]:
         """`encoder` and `decoder`."""
         batch = ({0: Dim("batch")},)
         pixels = torch.zeros(2, SIDE, SIDE, 1, dtype=torch.uint8)
         latents = torch.zeros(2, self.config.latents)
-        model = self.model()
+        encoder, decoder = EncoderGraph(self.model()), DecoderGraph(self.model())
+        moments = ["mean", "log_variance"]
         return {
-            "encoder": trace(EncoderGraph(model), (pixels,), batch, names=(["pixels"], ["mean", "log_variance"])),
-            "decoder": trace(DecoderGraph(model), (latents,), batch, names=(["latents"], ["pixels", "logits"])),
+            "encoder": Network(encoder, (pixels,), batch, ["pixels"], moments, LATENTS, lambda x: encoder(x)[0]),
+            "decoder": Network(decoder, (latents,), batch, ["latents"], ["pixels", "logits"], LEVELS, decoder.levels),
         }
+
+    def exact_graphs(self) -> dict[str, onnx.ModelProto]:
+        """None."""
+        return {}
+
+    def samples(self, pictures: Sequence[Pixels]) -> dict[str, list[tuple[Tensor, ...]]]:
+        """The digits, and the means of their latents."""
+        pixels = torch.from_numpy(np.stack(pictures))
+        with torch.no_grad():
+            mean, _ = self.networks()["encoder"].module(pixels)
+        return {"encoder": [(pixels,)], "decoder": [(mean,)]}
 
     def files(self) -> dict[str, bytes]:
         """Tables and weights."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,13 +15,15 @@ import onnx
 import torch
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
+from torch import Tensor
 
 from vaert.errors import ModelError
 from vaert.export.bounds import LIMIT, row_sums
 from vaert.export.lossless_check import known_answers, verify
 from vaert.export.lossless_graph import lossless_graphs
-from vaert.export.source import identity, trained
+from vaert.export.source import Pixels, identity, trained
 from vaert.export.tables import integer_table
+from vaert.export.trace import Network
 from vaert.lossless_tables import LosslessTables
 from vaert.package import LOSSLESS_DIGITS, Package
 from vaert.trainer.checkpoint import Checkpoint
@@ -72,9 +74,17 @@ class LosslessSource:
         """Integers of all layers by name."""
         return {f"{n}.{field}": value for n, layer in self.layers.items() for field, value in asdict(layer).items()}
 
-    def graphs(self) -> dict[str, onnx.ModelProto]:
+    def networks(self) -> dict[str, Network]:
+        """None: everything here is exact."""
+        return {}
+
+    def exact_graphs(self) -> dict[str, onnx.ModelProto]:
         """The graphs by name."""
         return lossless_graphs(self.layers)
+
+    def samples(self, pictures: Sequence[Pixels]) -> dict[str, list[tuple[Tensor, ...]]]:
+        """None."""
+        return {}
 
     def files(self) -> dict[str, bytes]:
         """Files beside the graphs by name."""

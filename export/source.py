@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,10 +15,12 @@ import torch.nn as nn
 from torch import Tensor
 
 from vaert.errors import ModelError
+from vaert.export.trace import Network
 from vaert.package import Package
 from vaert.trainer.checkpoint import Checkpoint
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+Pixels = npt.NDArray[np.uint8]
 
 
 class Source(Protocol):
@@ -55,8 +57,14 @@ class Source(Protocol):
     def bounds(self) -> Mapping[str, int]:
         """Largest sum of each exact layer; ModelError if one breaks the 2^24 bound."""
 
-    def graphs(self) -> dict[str, onnx.ModelProto]:
-        """The graphs by name."""
+    def networks(self) -> dict[str, Network]:
+        """The networks that may run in any precision, by the names of their graphs."""
+
+    def exact_graphs(self) -> dict[str, onnx.ModelProto]:
+        """The graphs that must give the same integers everywhere, by name: float32 in every precision."""
+
+    def samples(self, pictures: Sequence[Pixels]) -> dict[str, list[tuple[Tensor, ...]]]:
+        """Inputs of the networks, by name, that come of these pictures; see `vaert.export.calibration`."""
 
     def files(self) -> dict[str, bytes]:
         """The other files by name: tables, weights, known answers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,20 +11,24 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
+from torch import Tensor
 from torch.export import Dim
 
 from vaert.errors import ModelError
 from vaert.export.shared_weights import read_weights, weights_file
-from vaert.export.source import half_weights, identity, load_weights, trained
-from vaert.export.trace import trace
+from vaert.export.source import Pixels, half_weights, identity, load_weights, trained
+from vaert.export.streams import inner, makers, readers
+from vaert.export.trace import Network, Stream
 from vaert.export.verify import made_picture
 from vaert.package import UPSCALER, WEIGHTS, Package
+from vaert.resample import downscale
 from vaert.runtime.backends import OnnxRuntimeCpu
 from vaert.trainer.checkpoint import Checkpoint
 from vaert.trainer.models.upscaler import UpscaleGraph, UpscalerConfig, UpscalerVAE
 
 GRAPH = "upscaler"
 PIXEL_TOLERANCE = 1  # levels
+LEVELS = 0.5  # mean squared error, in levels, that quantisation may add: 0.02 dB at 32 dB
 SIZES = ((37, 50), (16, 16), (3, 1), (1, 1))  # heights and widths that the graph is checked on
 BATCH = 2
 
@@ -65,12 +69,36 @@ class UpscalerSource:
         """Nothing here is exact: no file depends on what an upscaler computes."""
         return {}
 
-    def graphs(self) -> dict[str, onnx.ModelProto]:
+    def networks(self) -> dict[str, Network]:
         """`upscaler`, see `UpscaleGraph`; batch, height and width vary."""
         sizes = {0: Dim("batch"), 1: Dim("height"), 2: Dim("width")}
         example = torch.zeros(2, 6, 7, 3, dtype=torch.uint8), torch.zeros(2, 6, 7, self.config.latents)
-        names = ["pixels", "noise"], ["large"]
-        return {GRAPH: trace(UpscaleGraph(self.model()), example, (sizes, sizes), names=names)}
+        graph = UpscaleGraph(self.model())
+        return {
+            GRAPH: Network(
+                graph,
+                example,
+                (sizes, sizes),
+                ["pixels", "noise"],
+                ["large"],
+                LEVELS,
+                graph.levels,
+                _streams(self.config),
+            )
+        }
+
+    def exact_graphs(self) -> dict[str, onnx.ModelProto]:
+        """None."""
+        return {}
+
+    def samples(self, pictures: Sequence[Pixels]) -> dict[str, list[tuple[Tensor, ...]]]:
+        """The pictures made smaller, every other one with z drawn from the prior."""
+        generator, inputs = torch.Generator().manual_seed(7), list[tuple[Tensor, ...]]()
+        for i, picture in enumerate(pictures):
+            pixels = torch.from_numpy(downscale(picture, self.config.scale))[None]
+            noise = torch.randn(*pixels.shape[:3], self.config.latents, generator=generator)
+            inputs.append((pixels, (i % 2) * noise))
+        return {GRAPH: inputs}
 
     def files(self) -> dict[str, bytes]:
         """The weights."""
@@ -103,6 +131,16 @@ class UpscalerSource:
             "samples_different": different,
             "largest_pixel_difference": largest,
         }
+
+
+def _streams(c: UpscalerConfig) -> tuple[Stream, ...]:
+    """See `vaert.export.equalise`."""
+    body, ends = [f"model.body.{i}" for i in range(c.blocks)], ("model.moments", "model.mix", "model.tail")
+    features = (
+        ("model.head", *makers(body, "residual"), "model.mix", "model.inject"),
+        (*readers(body, "residual"), *ends),
+    )
+    return Stream("features", *features), *inner(body, "residual")
 
 
 def from_checkpoint(checkpoint: Checkpoint, path: Path) -> UpscalerSource:

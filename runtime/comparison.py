@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from vaert.package import CODEC, LOSSLESS_DIGITS
+
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -131,6 +133,11 @@ class LosslessRow:
 
 
 Row = CodecRow | PictureRow | LosslessRow
+
+
+def row_type(kind: str) -> type[Row]:
+    """The class of the rows of models of a kind."""
+    return {CODEC: CodecRow, LOSSLESS_DIGITS: LosslessRow}.get(kind, PictureRow)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
+from vaert.export.pipeline import write_fp32
 from vaert.export.restorer import RestorerSource
 from vaert.export.source import half_weights
-from vaert.export.writer import write_package
 from vaert.package import Package
 from vaert.trainer.models.restorer import RestorerConfig, RestorerVAE
 
@@ -35,4 +35,4 @@ def make_source(*, noise: float = 0.15) -> RestorerSource:
 @cache
 def shared_package() -> Package:
     """The package of `make_source()`, made once, since tracing takes long; not to be changed."""
-    return write_package(make_source(), Path(_FOLDER.name, "restore"), precision="fp32", rates={}, force=False)
+    return write_fp32(make_source(), Path(_FOLDER.name, "restore"))

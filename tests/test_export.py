@@ -16,11 +16,13 @@ from onnx import numpy_helper
 
 from vaert import bitstream
 from vaert.cli import main
-from vaert.errors import ModelError, OutputError
+from vaert.errors import ModelError, OptionError, OutputError
 from vaert.export import codec as codec_source
-from vaert.export import export_model, writer
+from vaert.export import export_model, pipeline
 from vaert.export.bounds import INPUT_MAX, LIMIT, prove, row_sums
 from vaert.export.codec import CodecSource
+from vaert.export.pipeline import write_fp32
+from vaert.export.precision import Converted
 from vaert.export.registry import from_package
 from vaert.export.tables import gaussian_table, integer_table
 from vaert.export.verify import made_picture, torch_latents
@@ -83,9 +85,8 @@ def tiny(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tiny: Package) -> None:
     """Take the transforms' graphs, which take longest and are not looked at, from the package that is there."""
-    names = ("encoder", "hyper_encoder", "decoder")
-    graphs = {name: onnx.load_from_string(tiny.read(f"{name}.onnx")) for name in names}
-    monkeypatch.setattr(codec_source, "transform_graphs", lambda _: graphs)
+    graphs = {name: onnx.load(tiny.path / f"{name}.onnx") for name in tiny.manifest.graphs}
+    monkeypatch.setattr(pipeline, "convert", lambda *_: Converted(graphs))
 
 
 def test_a_tiny_model_works_end_to_end(tiny: Package) -> None:
@@ -199,7 +200,7 @@ def test_too_large_weights_write_nothing(source: CodecSource, tmp_path: Path) ->
     wide = replace(source.layers["near"], bias=np.full_like(source.layers["near"].bias, 2**24))
     wrong = replace(source, layers={**source.layers, "near": wide})
     with pytest.raises(ModelError, match="prior layer near, row"):
-        writer.write_package(wrong, tmp_path / "out", precision="fp32", rates={}, force=False)
+        write_fp32(wrong, tmp_path / "out")
     assert os.listdir(tmp_path) == []
 
 
@@ -249,7 +250,7 @@ def test_force(source: CodecSource, tmp_path: Path) -> None:
 
 
 def write(source: CodecSource, out: Path, *, force: bool) -> Package:
-    return writer.write_package(source, out, precision="fp32", rates={}, force=force)
+    return write_fp32(source, out, force=force)
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -317,7 +318,7 @@ def test_weights_that_are_not_the_graphs_are_refused(tiny: Package, tmp_path: Pa
 
 
 def test_unknown_precisions(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="precision 'fp4'"):
+    with pytest.raises(OptionError, match="precision 'fp4'"):
         export_model("fast", tmp_path / "out", precision="fp4")
 
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load as load_safetensors
 from vaert.errors import BitstreamError, ModelError, OptionError
 from vaert.export.lossless import LosslessSource, from_model, from_package
 from vaert.export.lossless_check import made_digits
-from vaert.export.writer import write_package
+from vaert.export.pipeline import write_fp32
 from vaert.lossless_tables import LosslessTables
 from vaert.package import Package, find_package
 from vaert.runtime.backends import OnnxRuntimeCpu
@@ -61,9 +61,7 @@ def source(model: LosslessVAE) -> LosslessSource:
 
 @pytest.fixture(scope="module")
 def package(source: LosslessSource, tmp_path_factory: pytest.TempPathFactory) -> Package:
-    return write_package(
-        source, tmp_path_factory.mktemp("lossless") / "package", precision="fp32", rates={}, force=False
-    )
+    return write_fp32(source, tmp_path_factory.mktemp("lossless") / "package")
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +171,7 @@ def test_batches_double_and_cover_everything() -> None:
 
 def test_a_binary_model_codes_black_and_white_only(tmp_path: Path) -> None:
     source = from_model(trained(replace(SMALL, levels=2)), "mnist-lossless-binary", training={})
-    binary = LosslessDigits(
-        write_package(source, tmp_path / "binary", precision="fp32", rates={}, force=False), OnnxRuntimeCpu(threads=1)
-    )
+    binary = LosslessDigits(write_fp32(source, tmp_path / "binary"), OnnxRuntimeCpu(threads=1))
     assert source.tables.tree.leaves.tolist() == [[0, 1], [255, 1]]
     digits = made_digits(9, 2)
     assert np.array_equal(binary.decompress(binary.compress(digits), 9), digits)

@@ -334,18 +334,6 @@ GRAPHS = [
     for package in (find_package(model),)
     for name in package.manifest.graphs
 ]
-# Pixels are transposed before their Cast, or after it, as UINT8: TensorRT's parser refuses that ("TensorRT does not
-# support UINT8 types for intermediate tensors"). Strict: whoever casts first takes the line out.
-UINT8_MOVED = {
-    "fast/decoder.onnx",
-    "fast/encoder.onnx",
-    "mnist-conv/encoder.onnx",
-    "mnist-mlp/encoder.onnx",
-    "restore/restorer.onnx",
-    "upscale-x2/upscaler.onnx",
-    "upscale-x4/upscaler.onnx",
-}
-MOVED = pytest.mark.xfail(reason="moves UINT8 pixels outside of a Cast; needs a new export")
 
 
 def bundled(graph: str) -> list[str]:
@@ -354,14 +342,8 @@ def bundled(graph: str) -> list[str]:
 
 def test_there_are_bundled_graphs() -> None:
     assert len(GRAPHS) > 20
-    assert set(GRAPHS) >= UINT8_MOVED
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_bundled_graphs_pass_but_for_uint8(graph: str) -> None:
-    assert [line for line in bundled(graph) if "UINT8" not in line] == []
-
-
-@pytest.mark.parametrize("graph", [pytest.param(g, marks=MOVED if g in UINT8_MOVED else ()) for g in GRAPHS])
 def test_bundled_graphs_pass(graph: str) -> None:
     assert bundled(graph) == []

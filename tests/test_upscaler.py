@@ -255,7 +255,7 @@ def test_the_runtime_gives_torchs_pixels(
 
 def test_a_graph_that_is_not_the_weights_is_refused(packages: dict[int, Package], tmp_path: Path) -> None:
     """The graph of other weights under this package's manifest: verify must see it."""
-    other = make_source(2, blocks=4).graphs()["upscaler"].SerializeToString()
+    other = make_source(2, blocks=4).networks()["upscaler"].trace().SerializeToString()
     folder = tmp_path / "swapped"
     folder.mkdir()
     raw = json.loads((packages[2].path / MANIFEST).read_text())

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
+from vaert.export.pipeline import write_fp32
 from vaert.export.source import half_weights
 from vaert.export.upscaler import UpscalerSource
-from vaert.export.writer import write_package
 from vaert.package import Package
 from vaert.trainer.models.upscaler import UpscalerConfig, UpscalerVAE
 
@@ -25,4 +25,4 @@ def make_source(scale: int, *, blocks: int = 5, latents: int = 3, noise: float =
 
 def make_package(folder: Path, scale: int, *, noise: float = 0.1) -> Package:
     """Write a package."""
-    return write_package(make_source(scale, noise=noise), folder / f"x{scale}", precision="fp32", rates={}, force=False)
+    return write_fp32(make_source(scale, noise=noise), folder / f"x{scale}")

@@ -15,7 +15,7 @@ from vaert.errors import ModelError
 from vaert.tables import Tables
 
 FORMAT = 1
-MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
+MANIFEST, WEIGHTS, ACTIVATIONS = "manifest.json", "weights.safetensors", "activations.json"
 BUNDLED = Path(__file__).parent / "models"
 # Flavours of a graph: how the engine that runs it quantises.
 CPU_FLAVOUR, TENSORRT_FLAVOUR = "cpu", "tensorrt"

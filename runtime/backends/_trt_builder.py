@@ -30,7 +30,6 @@ from vaert.runtime.backends.cuda import one_line
 
 Progress = Callable[[int, int], None]  # done, total
 
-EXACT = ("prior_", "lossless_")  # how the names of graphs begin whose integers every engine must agree on
 STEPS = 1000  # that progress is told in
 ERRORS_SHOWN = 3
 _LOG = logging.getLogger("vaert.tensorrt")
@@ -43,11 +42,6 @@ class Source:
     name: str
     data: bytes
     path: Path
-
-    @property
-    def exact(self) -> bool:
-        """Whether it computes integers that every engine must agree on."""
-        return self.name.startswith(EXACT)
 
 
 @dataclass(frozen=True)
@@ -66,9 +60,9 @@ class Timings:
     name: str
 
 
-def describe(source: Source, options: BuildOptions) -> str:
+def describe(options: BuildOptions) -> str:
     """All choices of the builder that an engine depends on."""
-    return f"strongly typed, tf32 {'off' if source.exact else 'on'}, {options}"
+    return f"strongly typed, tf32 off, {options}"
 
 
 def make_log() -> Any:
@@ -113,7 +107,7 @@ def build_engine(
         if not parser.parse(source.data, str(source.path)):
             raise BackendError(f"TensorRT cannot read {source.path}: {_parser_errors(parser)}")
         config = builder.create_builder_config()
-        _configure(config, options, exact=source.exact)
+        _configure(config, options)
         _add_profile(builder, network, config, ranges)
         monitor = _make_monitor(progress)
         config.progress_monitor = monitor
@@ -131,17 +125,15 @@ def build_engine(
     return bytes(plan)
 
 
-def _configure(config: Any, options: BuildOptions, *, exact: bool) -> None:
+def _configure(config: Any, options: BuildOptions) -> None:
     import tensorrt as trt
 
     config.builder_optimization_level = options.optimisation
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
-    if exact:
-        config.clear_flag(trt.BuilderFlag.TF32)
-    else:
-        config.set_flag(trt.BuilderFlag.TF32)
+    # What is float32 in a graph is meant to be: the prior's integers, fp32 packages, layers that float16 cannot hold.
+    config.clear_flag(trt.BuilderFlag.TF32)
 
 
 def _add_profile(builder: Any, network: Any, config: Any, ranges: Mapping[str, Range]) -> None:

@@ -135,7 +135,7 @@ class TensorRt:
             tensorrt=self.version,
             precision=manifest.precision,
             shapes=str(sorted(ranges.items())),
-            options=describe(source, self.options),
+            options=describe(self.options),
         )
         with self._building:
             return self._cache.get(key, lambda: self._build(source, ranges), fresh=fresh)

@@ -155,6 +155,10 @@ class RestoreGraph(nn.Module):
 
     def forward(self, pixels: Tensor, mask: Tensor) -> Tensor:
         """Shapes as above."""
-        x = pixels.permute(0, 3, 1, 2).float() / PIXEL_MAX
-        restored = self.model(x, mask.permute(0, 3, 1, 2).float())
-        return torch.round(restored * PIXEL_MAX).permute(0, 2, 3, 1).to(torch.uint8)
+        return torch.round(self.levels(pixels, mask)).permute(0, 2, 3, 1).to(torch.uint8)
+
+    def levels(self, pixels: Tensor, mask: Tensor) -> Tensor:
+        """Pixels before rounding, (N, 3, H, W)."""
+        x = pixels.float().permute(0, 3, 1, 2) / PIXEL_MAX
+        restored: Tensor = self.model(x, mask.float().permute(0, 3, 1, 2))
+        return restored * PIXEL_MAX

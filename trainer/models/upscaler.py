@@ -99,6 +99,10 @@ class UpscaleGraph(nn.Module):
 
     def forward(self, pixels: Tensor, noise: Tensor) -> Tensor:
         """Shapes as above."""
-        small = pixels.permute(0, 3, 1, 2).float() / PIXEL_MAX
-        large = self.model(small, noise.permute(0, 3, 1, 2))
-        return torch.round(large * PIXEL_MAX).permute(0, 2, 3, 1).to(torch.uint8)
+        return torch.round(self.levels(pixels, noise)).permute(0, 2, 3, 1).to(torch.uint8)
+
+    def levels(self, pixels: Tensor, noise: Tensor) -> Tensor:
+        """Pixels before rounding, (N, 3, scale H, scale W)."""
+        small = pixels.float().permute(0, 3, 1, 2) / PIXEL_MAX
+        large: Tensor = self.model(small, noise.permute(0, 3, 1, 2))
+        return large * PIXEL_MAX

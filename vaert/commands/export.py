@@ -1,19 +1,93 @@
-"""`vaert export`: a thin door to `vaert.export`."""
+"""`vaert export`: a thin door to `vaert.export`, and what it says of the package it made."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vaert.commands.extras import needs_extra
+from vaert.commands.progress import engine_progress, status_line
+
+if TYPE_CHECKING:
+    from vaert.package import Package
+
+DEFAULT = "fast"
 
 
 @click.command()
-@click.argument("source", metavar="MODEL|CHECKPOINT")
+@click.argument("source", metavar="[MODEL|CHECKPOINT]", default=DEFAULT)
+@click.option("--fp16", "precision", flag_value="fp16", help="Half precision inside, same inputs and outputs.")
+@click.option("--int8", "precision", flag_value="int8", help="8-bit layers, for CPUs and for TensorRT.")
+@click.option("--fp32", "precision", flag_value="fp32", default="fp32", help="Single precision (the default).")
+@click.option(
+    "--calibration",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Record activations from these pictures.  [default: those that travel with the model]",
+)
+@click.option("--no-engine", is_flag=True, help="Leave TensorRT engines to their first use.")
+@click.option("--shapes", metavar="MIN:OPT:MAX", help="Sizes of engines, like 64x64:512x768:2048x2048.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the package that is made.")
 @click.option("--force", "-f", is_flag=True, help="Replace an existing package.")
-def export(source: str, out: Path | None, force: bool) -> None:
-    """Export a checkpoint or a bundled MODEL to a package of ONNX graphs (needs `pip install 'vaert[train]'`)."""
-    with needs_extra("vaert export", extra="train", modules=("torch", "onnx", "onnxscript", "safetensors")):
-        from vaert.export import export_model
+def export(source: str, **given: Any) -> None:
+    """Export MODEL (default: fast) or a CHECKPOINT to a package of ONNX graphs (needs `pip install 'vaert[train]'`).
 
-        export_model(source, out, force=force)
+    The package is compared with fp32 before it is written. Where TensorRT is installed its engines are built as well.
+    """
+    with needs_extra("vaert export", extra="train", modules=("torch", "onnx", "onnxscript", "safetensors")):
+        from vaert.export.pipeline import Order, run
+
+        order = Order(source, given["precision"], given["calibration"], given["shapes"])
+        with status_line() as show:
+            package = run(
+                order, given["out"], force=given["force"], progress=lambda what, n, m: show(f"{n}/{m} {what}")
+            )
+    for line in _described(package):
+        click.echo(line, err=True)
+    _engines(package, wanted=not given["no_engine"])
+
+
+def _described(package: "Package") -> list[str]:
+    """What was made and how it compares, for people."""
+    from vaert.runtime.comparison import row_type
+
+    manifest, lines = package.manifest, [f"{package.path}: {package.manifest.name} in {package.manifest.precision}"]
+    lines[0] += f", {package.size / 1e6:.1f} MB"
+    for graph, flavours in manifest.verification.get("int8", {}).items():
+        for flavour, facts in flavours.items():
+            left = f"; left out: {', '.join(facts['left_out'])}" if facts["left_out"] else ""
+            share = f"{100 * facts['share_in_int8']:.0f} % of multiply-adds in int8"
+            lines.append(f"  {graph}, {flavour}: {share}, {facts['layers_in_int8']} layers{left}")
+    for graph, kept in manifest.verification.get("kept_in_fp32", {}).items():
+        lines.append(f"  {graph}: kept in fp32: {', '.join(kept) or 'nothing'}")
+    kind = row_type(manifest.kind)
+    for way in ("torch", "cpu", "tensorrt"):
+        if found := manifest.verification.get(way):
+            lines.append(f"against fp32, {way}, {found['pictures']} pictures:")
+            lines += [kind.HEAD, *(str(kind(**row)) for row in found["rows"])]
+    return lines
+
+
+def _engines(package: "Package", *, wanted: bool) -> None:
+    """Build TensorRT engines where that can be done, or say what is missing."""
+    from vaert.runtime.backends.tensorrt import available
+
+    if missing := available():
+        click.echo(f"no TensorRT engines were built: {missing}", err=True)
+        click.echo(
+            f"on the machine that has it, build and check them with: vaert doctor --package {package.path}", err=True
+        )
+        return
+    if not wanted:
+        click.echo("TensorRT engines are built at their first use", err=True)
+        return
+    from vaert.runtime.engines import build_engines
+
+    for built in build_engines(package, progress=engine_progress()):
+        report = built.report
+        origin = "from the cache, built" if report.from_cache else "built"
+        click.echo(
+            f"engine {report.graph} ({report.shapes}): {report.path or 'not kept'}, {report.bytes / 1e6:.1f} MB, "
+            f"{origin} in {report.build_seconds:.1f} s, {built.milliseconds:.2f} ms a run",
+            err=True,
+        )
