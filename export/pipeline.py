@@ -17,7 +17,7 @@ from vaert.export.registry import from_checkpoint, from_package
 from vaert.export.source import Source
 from vaert.export.writer import Content, check_target, write_package
 from vaert.package import MANIFEST, Package, find_package
-from vaert.runtime.backends._trt_shapes import Shapes
+from vaert.runtime.backends.shapes import Shapes
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vaert.package import Package
-from vaert.runtime.backends._trt_shapes import default_shapes, input_ranges
+from vaert.runtime.backends.shapes import default_shapes, input_ranges
 from vaert.runtime.backends.tensorrt import EngineReport, TensorRt
 
 RUNS = 20

@@ -25,8 +25,8 @@ from typing import Any
 
 from vaert.errors import BackendError
 from vaert.runtime.backends._trt_cache import EngineCache
-from vaert.runtime.backends._trt_shapes import Range
 from vaert.runtime.backends.cuda import one_line
+from vaert.runtime.backends.shapes import Range
 
 Progress = Callable[[int, int], None]  # done, total
 

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from vaert.errors import BackendError
-from vaert.runtime.backends._trt_shapes import Range, Shape
 from vaert.runtime.backends.base import Array, Named
 from vaert.runtime.backends.cuda import Bytes, Device, DeviceMemory, Event, Graph, Stream, one_line, pinned
+from vaert.runtime.backends.shapes import Range, Shape
 
 SHAPES_KEPT = 8  # execution contexts, each with its graph
 PROFILE = 0  # engines have one

@@ -29,7 +29,6 @@ from vaert.runtime.backends._onnxruntime import (
 from vaert.runtime.backends._onnxruntime_bound import BoundRunner, Made
 from vaert.runtime.backends._onnxruntime_libraries import gpu, missing_cuda, missing_provider, provider_library
 from vaert.runtime.backends._trt_cache import VARIABLE, default_folder
-from vaert.runtime.backends._trt_shapes import Range, Shapes, default_shapes, input_ranges, picture_size, shapes_around
 from vaert.runtime.backends.base import Array, Named
 from vaert.runtime.backends.onnxruntime_cuda import (
     check_options,
@@ -40,6 +39,7 @@ from vaert.runtime.backends.onnxruntime_cuda import (
     session_options,
     with_or_without_graphs,
 )
+from vaert.runtime.backends.shapes import Range, Shapes, default_shapes, input_ranges, picture_size, shapes_around
 
 SCHEMA = 1  # of how engines are built here: raise it when they must be built anew
 LIBRARIES = ("libnvinfer", "libnvonnxparser")

@@ -26,7 +26,8 @@ from vaert.runtime.backends._trt_builder import (
 )
 from vaert.runtime.backends._trt_cache import CachedEngine, EngineCache, EngineKey, content_hash
 from vaert.runtime.backends._trt_runner import EngineRunner, UnreadableEngineError
-from vaert.runtime.backends._trt_shapes import (
+from vaert.runtime.backends.base import Array, Named
+from vaert.runtime.backends.shapes import (
     Range,
     Shape,
     Shapes,
@@ -35,7 +36,6 @@ from vaert.runtime.backends._trt_shapes import (
     picture_size,
     shapes_around,
 )
-from vaert.runtime.backends.base import Array, Named
 
 OLDEST = (10, 13)
 INSTALL = "pip install 'vaert[gpu]'"

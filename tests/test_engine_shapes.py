@@ -10,7 +10,7 @@ from backend_suite import sample_inputs
 from vaert.errors import BackendError, OptionError
 from vaert.package import Manifest, bundled_models, find_package
 from vaert.runtime.backends._trt_builder import Phases
-from vaert.runtime.backends._trt_shapes import Shapes, default_shapes, input_ranges, picture_size, shapes_around
+from vaert.runtime.backends.shapes import Shapes, default_shapes, input_ranges, picture_size, shapes_around
 
 GRAPHS = [(model, graph) for model in bundled_models() for graph in find_package(model).manifest.graphs]
 
