@@ -18,6 +18,14 @@ def layers(module: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, WEIGHTED)}
 
 
+def is_matrix(layer: nn.Conv2d | nn.Linear) -> bool:
+    """Whether a layer multiplies the channels of each position by one matrix: linear, or a plain 1x1 convolution."""
+    if isinstance(layer, nn.Linear):
+        return True
+    padded = layer.padding not in ((0, 0), "valid")
+    return layer.kernel_size == layer.stride == (1, 1) and layer.groups == 1 and not padded
+
+
 class TypedLayer(nn.Module):
     """A layer that takes any float type and computes and answers in that of its weights."""
 

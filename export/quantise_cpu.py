@@ -25,7 +25,7 @@ from vaert.package import CPU_FLAVOUR
 DOMAIN = "com.microsoft"
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 ELEMENTWISE = {"Add", "Mul", "LeakyRelu", "HardSigmoid", "Clip", "Round", "Cast", "Exp", "Sigmoid"}
-BIAS_LIMIT = 2**30  # of integer biases, with room for the sums that they start
+BIAS_LIMIT = 2**30  # of integer biases, with room for the sums that they start; scales of weights are made to suit
 
 
 def quantised(model: onnx.ModelProto, layers: Mapping[str, Layer]) -> onnx.ModelProto:
@@ -68,9 +68,7 @@ class _Rewriter:
                 self._layer(node, layer)
             elif node.op_type == "Transpose" and self._transpose(node):
                 continue
-            elif node.op_type in ELEMENTWISE and any(
-                name in self._last and name not in self._own for name in node.input
-            ):
+            elif self._follows(node):
                 self._emit(node, [self._as_last(name) for name in node.input], last=True)
             else:
                 self._emit(node, [self._as_own(name) for name in node.input], last=False)
@@ -91,15 +89,15 @@ class _Rewriter:
         if weight.ndim == 2 or (weight.shape[2:] == (1, 1) and self._plain(node)):
             self._product(node, given, weight.reshape(weight.shape[:2]), bias)
             return
-        integers, scales = integer_weights(weight, CPU_FLAVOUR)
+        least = 0.0 if bias is None else np.abs(bias.astype(np.float64)) / (BIAS_LIMIT * given.step)
+        integers, scales = integer_weights(weight, CPU_FLAVOUR, least=least)
         name, made = node.input[1], self._grid(out, layer.output)
         constants = [given.scale, given.zero, self._constant(f"{name}_q", integers)]
         constants += [self._constant(f"{name}_scale", scales), self._zeros(name, len(scales))]
         inputs = [given.integers, *constants, made.scale, made.zero]
         if bias is not None:
             steps = scales.astype(np.float64) * given.step
-            integer_bias = np.clip(np.rint(bias / steps), -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32)
-            inputs.append(self._constant(f"{node.input[2]}_q", integer_bias))
+            inputs.append(self._constant(f"{name}_bias_q", np.rint(bias / steps).astype(np.int32)))
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name != "auto_pad"}
         self._add("QLinearConv", inputs, made.integers, domain=DOMAIN, channels_last=1, **attributes)
         self._bytes[out] = made
@@ -127,6 +125,15 @@ class _Rewriter:
         trivial = {"strides": {1}, "pads": {0}}
         return attributes.get("group", 1) == 1 and all(set(attributes.get(n, v)) <= v for n, v in trivial.items())
 
+    def _follows(self, node: onnx.NodeProto) -> bool:
+        """Whether an operator of single elements is fed channels last, and by nothing that has another layout."""
+        if node.op_type not in ELEMENTWISE or not any(n in self._last and n not in self._own for n in node.input):
+            return False
+        return all(self._rank.get(name) in (0, 4) or self._is_number(name) for name in node.input if name)
+
+    def _is_number(self, name: str) -> bool:
+        return name in self._initializers and all(n == 1 for n in self._initializers[name].dims)
+
     def _transpose(self, node: onnx.NodeProto) -> bool:
         """Take a transpose between the layouts as what it is: another name. Whether it is one."""
         perm, source, out = tuple(node.attribute[0].ints), node.input[0], node.output[0]
@@ -145,7 +152,7 @@ class _Rewriter:
         return self._own.get(name, name)
 
     def _as_last(self, name: str) -> str:
-        """A tensor with its channels last; constants are single numbers, which have no layout."""
+        """A tensor with its channels last; single numbers have no layout."""
         if name not in self._last and name in self._own and self._rank.get(name) == 4:
             self._last[name] = self._add("Transpose", [self._own[name]], f"{name}_last", perm=TO_LAST)
         return self._last.get(name, name)

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from vaert.export.calibration import Layer
 from vaert.export.layers import source_name
-from vaert.export.rounding import Range, integer_weights
+from vaert.export.rounding import Range, integer_weights, stored_scales
 from vaert.package import TENSORRT_FLAVOUR
 
 QUANTISED = ("Conv", "Gemm")
@@ -40,7 +40,9 @@ class _Rewriter:
 
     def run(self, layers: Mapping[str, Layer]) -> None:
         """Rewrite nodes and initializers in place."""
-        for node in list(self._graph.node):
+        for original in self._graph.node:
+            node = onnx.NodeProto()
+            node.CopyFrom(original)
             layer = layers.get(source_name(node.input[1])) if node.op_type in QUANTISED else None
             if layer is not None:
                 dtype = helper.tensor_dtype_to_np_dtype(self._initializers[node.input[1]].data_type)
@@ -49,16 +51,15 @@ class _Rewriter:
             self._nodes.append(node)
         used = {name for node in self._nodes for name in node.input}
         kept = [tensor for tensor in self._initializers.values() if tensor.name in used]
-        nodes = [copy for node in self._nodes if (copy := onnx.NodeProto()).CopyFrom(node) is None]
         del self._graph.node[:], self._graph.initializer[:], self._graph.value_info[:]
-        self._graph.node.extend(nodes)
+        self._graph.node.extend(self._nodes)
         self._graph.initializer.extend(kept)
 
     def _activation(self, name: str, given: Range, dtype: npt.DTypeLike) -> str:
         """Round a tensor to bytes and back, once for all layers that read it; the name of what comes back."""
         if name not in self._read:
             scale, zero, _, _ = given.grid(TENSORRT_FLAVOUR)
-            grid = self._constants(name, np.array(scale, dtype), np.array(zero, np.int8))
+            grid = self._constants(name, stored_scales(scale, dtype), np.array(zero, np.int8))
             self._nodes.append(helper.make_node("QuantizeLinear", [name, *grid], [f"{name}_q"], f"{name}_quantise"))
             self._read[name] = self._back(name, grid)
         return self._read[name]
