@@ -64,7 +64,8 @@ class Activations:
         try:
             raw = json.loads(data)
             graphs = {g: {n: _layer(v) for n, v in found.items()} for g, found in raw["graphs"].items()}
-            return Activations(raw["pictures"], graphs, raw["exponents"])
+            exponents = {g: {s: [int(k) for k in v] for s, v in found.items()} for g, found in raw["exponents"].items()}
+            return Activations(int(raw["pictures"]), graphs, exponents)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{ACTIVATIONS} is damaged ({error}); install the package again") from error
 
@@ -82,12 +83,17 @@ def load_pictures(folder: Path, kind: str) -> list[Pixels]:
         return [digit[..., None] for digit in load_split(folder).train[:DIGIT_PICTURES]]
     from vaert.trainer.data import find_pictures, load_rgb
 
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; --calibration takes a folder of pictures")
     paths, crops = find_pictures([folder]), list[Pixels]()
-    for path in paths[:: max(1, len(paths) // (2 * PICTURES))]:
+    step = max(1, len(paths) // (2 * PICTURES))  # some may be too small
+    for path in (path for start in range(step) for path in paths[start::step]):
         pixels = load_rgb(path)
         top, left = ((n - SIDE) // 2 for n in pixels.shape[:2])
-        if min(top, left) >= 0 and len(crops) < PICTURES:
+        if min(top, left) >= 0:
             crops.append(np.ascontiguousarray(pixels[top : top + SIDE, left : left + SIDE]))
+        if len(crops) == PICTURES:
+            break
     if not crops:
         raise DataError(f"{folder} holds no picture of {SIDE}x{SIDE} pixels or more, which calibration needs")
     return crops
@@ -186,4 +192,6 @@ def _rounded(value: Any) -> Any:
 
 
 def _layer(raw: Mapping[str, Any]) -> Layer:
-    return Layer(Range(**raw["input"]), Range(**raw["output"]), raw["largest"], raw["macs"], dict(raw["noise"]))
+    inside, outside = (Range(**{k: float(v) for k, v in raw[side].items()}) for side in ("input", "output"))
+    noise = {flavour: float(raw["noise"][flavour]) for flavour in FLAVOURS}
+    return Layer(inside, outside, float(raw["largest"]), int(raw["macs"]), noise)
