@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ def parity(
     precision, found = package.manifest.precision, dict[str, Comparison]()
     for way, backend in ways(converted, precision).items():
         report = None if progress is None else lambda done, total, way=way: progress(f"pictures, {way}", done, total)
-        found[way] = compare(package, reference, _pictures(package.manifest.kind), backend=backend, progress=report)
-        backend.close()
+        with closing(backend):
+            found[way] = compare(package, reference, _pictures(package.manifest.kind), backend=backend, progress=report)
         if faults := found[way].faults():
             raise ModelError(f"{package.manifest.name} in {precision} ({way}) is not what it should be: {faults[0]}")
     return found

@@ -54,6 +54,7 @@ def run(order: Order, out: Path | None, *, force: bool, progress: Progress | Non
     if order.shapes:
         Shapes.parse(order.shapes)
     found = _find(order.source)
+    _check_uses(order, found.source)
     target = out or Path(f"{found.source.profile}-{order.precision}")
     check_target(target, force=force)
     activations = found.activations
@@ -67,6 +68,14 @@ def run(order: Order, out: Path | None, *, force: bool, progress: Progress | Non
         reference = found.package or write_fp32(found.source, Path(folder) / "fp32")
         check = _against(reference, converted, progress)
         return write_package(content, target, check=check, force=force)
+
+
+def _check_uses(order: Order, source: Source) -> None:
+    """OptionError if something is asked for that models of this kind have no use for."""
+    if order.calibration is not None and not source.networks():
+        raise OptionError(f"--calibration has no use with {source.profile}, whose graphs stay exact: leave it out")
+    if order.shapes and "size_multiple" not in source.geometry:
+        raise OptionError(f"--shapes has no use with {source.profile}, whose pictures have one size: leave it out")
 
 
 def _find(source: str) -> _Found:

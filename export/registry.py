@@ -8,7 +8,7 @@ from pathlib import Path
 from vaert.errors import ModelError
 from vaert.export import codec, digits, lossless, restorer, upscaler
 from vaert.export.source import Source
-from vaert.package import CODEC, DIGITS, LOSSLESS_DIGITS, RESTORER, UPSCALER, Package
+from vaert.package import CODEC, DIGITS, LOSSLESS_DIGITS, RESTORER, UPSCALER, WEIGHTS, Package
 from vaert.trainer.checkpoint import Checkpoint
 
 _FROM_CHECKPOINT: dict[str, Callable[[Checkpoint, Path], Source]] = {
@@ -40,6 +40,11 @@ def from_package(package: Package) -> Source:
     kind = package.manifest.kind
     if kind not in _FROM_PACKAGE:
         raise ModelError(f"{package.path} is of kind {kind!r}, which this version cannot export")
+    if WEIGHTS not in package.manifest.files:
+        raise ModelError(
+            f"{package.path} carries no weights, as only fp32 packages do: export the fp32 package of "
+            f"{package.manifest.name} or the checkpoint instead"
+        )
     source = _FROM_PACKAGE[kind](package)
     if source.model_id != package.manifest.model_id:
         raise ModelError(f"{package.path}: weights.safetensors is not what this package's graphs were made from")

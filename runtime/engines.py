@@ -13,7 +13,7 @@ from vaert.runtime.backends.shapes import default_shapes, input_ranges
 from vaert.runtime.backends.tensorrt import EngineReport, TensorRt
 
 RUNS = 20
-TYPES = {"float": "float32", "float16": "float16"}  # of the manifest, where numpy's name is another
+TYPES = {"float": "float32"}  # of the manifest, where numpy's name is another
 
 
 @dataclass(frozen=True)
