@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._machine import Bar, machine
+from benchmarks._suite_load import DISTURBED, Load
 from vaert.atomic import write_atomic
 
 SCHEMA, VERSION = "vaert-benchmark-run", 1
@@ -93,14 +94,22 @@ class Stats:
     least_ms: float
     mean_ms: float
     iqr_ms: float
+    others_cores: float | None  # busy with other processes meanwhile, None if unknown
 
     @staticmethod
-    def of(seconds: Sequence[float]) -> Stats:
+    def of(seconds: Sequence[float], others_cores: float | None = None) -> Stats:
         """From at least one time in seconds."""
         ms = sorted(1000 * value for value in seconds)
-        numbers = (statistics.median(ms), _percentile(ms, 95), _percentile(ms, 99), ms[0], statistics.fmean(ms))
-        spread = _percentile(ms, 75) - _percentile(ms, 25)
-        return Stats(len(ms), *(round(number, 4) for number in (*numbers, spread)))
+        return Stats(
+            runs=len(ms),
+            p50_ms=round(statistics.median(ms), 4),
+            p95_ms=round(_percentile(ms, 95), 4),
+            p99_ms=round(_percentile(ms, 99), 4),
+            least_ms=round(ms[0], 4),
+            mean_ms=round(statistics.fmean(ms), 4),
+            iqr_ms=round(_percentile(ms, 75) - _percentile(ms, 25), 4),
+            others_cores=others_cores,
+        )
 
 
 def _percentile(ordered: Sequence[float], percent: float) -> float:
@@ -162,8 +171,10 @@ class Run:
             if row.value is not None or row.not_measured:  # not when interrupted
                 self.sections.setdefault(section, []).append(row)
 
-    def bar(self, what: str, bar: str, measured: str, *, met: bool | None) -> None:
-        """Add a promise and what was found."""
+    def bar(self, what: str, bar: str, measured: str, *, met: bool | None, others: float | None = None) -> None:
+        """Add a promise and what was found; it is left open if `others`, cores busy with other things, disturbed it."""
+        if others is not None and others > DISTURBED:
+            measured, met = f"{measured}; disturbed: others used {others:.2f} cores", None
         self.bars.append(Bar(what, bar, measured, met))
 
     def record(self) -> dict[str, Any]:
@@ -218,6 +229,6 @@ def timed(
         action()
         first = time.perf_counter() - started
     rounds = pace.runs(first)
-    benchmark = stopwatch()
+    benchmark, load = stopwatch(), Load.begin()
     benchmark.pedantic(action, rounds=rounds, warmup_rounds=1 if first < pace.budget_s / 4 else 0)
-    return Stats.of(benchmark.stats.stats.data)
+    return Stats.of(benchmark.stats.stats.data, load.others_cores())

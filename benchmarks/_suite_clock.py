@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
+from benchmarks._suite import Stats
 from vaert.package import Package
 from vaert.runtime.backends import Backend, Runner
 
@@ -93,7 +94,7 @@ class WatchedRunner:
 
 
 class Rounds:
-    """Times of several things, one of each in turn, in milliseconds; the last `count` rounds are looked at."""
+    """Times of several things, one of each in turn, in milliseconds; only the last rounds are looked at."""
 
     def __init__(self) -> None:
         self._times: dict[str, list[float]] = {}
@@ -112,6 +113,10 @@ class Rounds:
         """Times in seconds, without those of the warm-up."""
         return [value / 1000 for value in self._times[name][-count:]]
 
+    def stats(self, name: str, whole: Stats) -> Stats:
+        """Of one of them, in the rounds that `whole` is about: without the warm-up."""
+        return Stats.of(self.last(name, whole.runs), whole.others_cores)
+
     def medians(self, count: int) -> dict[str, float]:
-        """In milliseconds."""
+        """Of the last `count` rounds, in milliseconds."""
         return {name: median(values[-count:]) for name, values in self._times.items()}

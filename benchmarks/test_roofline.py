@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -25,6 +26,7 @@ SIZES = ((768, 512), (1920, 1080))
 DIGITS_AT_ONCE = 64
 DIGIT_SIZE = (28, 28)
 SHARE = 0.65
+PAUSE_S = 0.1  # numpy's idle threads spin for a while after a product, on a core that a graph would need
 # Digits are compressed by a search that runs the same decoder a thousand times.
 OPERATIONS = {**KINDS, DIGITS: ("encode", "render"), LOSSLESS_DIGITS: ("compress",)}
 STEERED = ("encoder", "decoder")  # of the codec: the graphs that the bar is about
@@ -80,14 +82,20 @@ def test_roofline(case: Case, run: Run, shelf: Shelf, copy: Copy, stopwatch: Cal
         package, backend = shelf.package(case.model, case.precision), shelf.backend("cpu")
         graphs = captured(package, shelf, case)
         ceilings = products(backend, threads=run.settings.threads)
+        engine = [name for name in ceilings if name.startswith(backend.name)]
+        others = [name for name in ceilings if name not in engine]
         rounds = Rounds()
 
         def one() -> None:
-            for name, product in ceilings.items():
-                rounds.time(name, product.run)
-            rounds.time("copy", copy.run)
+            ceilings[engine[0]].run()  # wakes the threads: the first product after a pause takes twice as long
+            for name in engine:
+                rounds.time(name, ceilings[name].run)
             for graph in graphs:
                 rounds.time(f"graph {graph.name}", graph.run)
+            rounds.time("copy", copy.run)
+            for name in others:
+                rounds.time(name, ceilings[name].run)
+            time.sleep(PAUSE_S)
 
         stats = timed(stopwatch, one, pace(run.settings))
         medians = rounds.medians(stats.runs)
@@ -96,12 +104,12 @@ def test_roofline(case: Case, run: Run, shelf: Shelf, copy: Copy, stopwatch: Cal
         row.facts |= {"best": best, "products_gflops": {name: round(rate, 1) for name, rate in rates.items()}}
         row.facts["copy_gb_per_s"] = round(2 * COPY_BYTES / medians["copy"] / 1e6, 2)
         row.check(copy.right(), "what was copied is what was there")
-        least = {name: Stats.of(rounds.last(name, stats.runs)).least_ms for name in ceilings}
+        least = {name: rounds.stats(name, stats).least_ms for name in ceilings}
         peak = max(2 * product.multiply_adds / least[name] / 1e6 for name, product in ceilings.items())
         row.facts["best_run_gflops"] = round(peak, 1)
-        row.set(rates[best], "GFLOP/s", Stats.of(rounds.last(best, stats.runs)))
+        row.set(rates[best], "GFLOP/s", rounds.stats(best, stats))
     for graph in graphs:
-        found = Stats.of(rounds.last(f"graph {graph.name}", stats.runs))
+        found = rounds.stats(f"graph {graph.name}", stats)
         add_graph(run, graph, found, shared, ceilings=(rates[best], peak))
 
 
@@ -180,7 +188,7 @@ def add_graph(
             f"{parameters['model']} {graph.name}, {parameters['width']}x{parameters['height']}, share of fp32 ceiling"
         )
         text = f"{rate / ceiling:.0%} ({rate:.0f} of {ceiling:.0f} GFLOP/s)"
-        run.bar(what, f"at least {SHARE:.0%}", text, met=rate >= SHARE * ceiling)
+        run.bar(what, f"at least {SHARE:.0%}", text, met=rate >= SHARE * ceiling, others=stats.others_cores)
 
 
 def refuse(case: Case, settings: Settings) -> None:

@@ -121,23 +121,23 @@ def test_stages(case: Case, run: Run, shelf: Shelf, tmp_path: Path, stopwatch: C
         found = rounds.medians(stats.runs)
         total = sum(value for name, value in found.items() if name.startswith("stage "))
         row.facts |= {"sum_of_stages_ms": round(total, 3), "sum_to_whole": round(total / found["whole"], 4)}
-        row.set(found["whole"], "ms", Stats.of(rounds.last("whole", stats.runs)), better="lower")
-    add_stages(run, rounds, stats.runs, parameters=parameters)
-    add_overhead(run, rounds, stats.runs, parameters=parameters)
+        row.set(found["whole"], "ms", rounds.stats("whole", stats), better="lower")
+    add_stages(run, rounds, stats, parameters=parameters)
+    add_overhead(run, rounds, stats, parameters=parameters)
 
 
-def add_stages(run: Run, rounds: Rounds, runs: int, *, parameters: dict[str, Any]) -> None:
+def add_stages(run: Run, rounds: Rounds, whole: Stats, *, parameters: dict[str, Any]) -> None:
     """One row for each stage, with its share of all stages."""
-    found = {name: ms for name, ms in rounds.medians(runs).items() if name.startswith("stage ")}
+    found = {name: ms for name, ms in rounds.medians(whole.runs).items() if name.startswith("stage ")}
     for name, ms in found.items():
         with run.row(SECTION, name.removeprefix("stage "), **parameters) as row:
             row.facts["share"] = round(ms / sum(found.values()), 4)
-            row.set(ms, "ms", Stats.of(rounds.last(name, runs)), better="lower")
+            row.set(ms, "ms", rounds.stats(name, whole), better="lower")
 
 
-def add_overhead(run: Run, rounds: Rounds, runs: int, *, parameters: dict[str, Any]) -> None:
+def add_overhead(run: Run, rounds: Rounds, whole: Stats, *, parameters: dict[str, Any]) -> None:
     """The call, bytes in and bytes out, as a multiple of its graphs, each run alone in turn."""
-    medians = rounds.medians(runs)
+    medians = rounds.medians(whole.runs)
     graphs: dict[str, float] = {}
     for name, ms in medians.items():
         if name.startswith("alone "):
@@ -146,11 +146,11 @@ def add_overhead(run: Run, rounds: Rounds, runs: int, *, parameters: dict[str, A
     ratio = medians["call"] / sum(graphs.values())
     with run.row(SECTION, "call to graphs", **parameters) as row:
         row.facts |= {"call_ms": round(medians["call"], 3), "graphs_ms": {n: round(v, 3) for n, v in graphs.items()}}
-        row.set(ratio, "ratio", better="lower")
+        row.set(ratio, "ratio", rounds.stats("call", whole), better="lower")
     if parameters["operation"] != "upscale" and parameters["width"] * parameters["height"] >= OVERHEAD_FROM:
         what = f"{parameters['operation']}, {parameters['width']}x{parameters['height']}, call to sum of its sessions"
         text = f"{ratio:.2f} ({medians['call']:.1f} ms / {sum(graphs.values()):.1f} ms)"
-        run.bar(what, f"at most {OVERHEAD:g}", text, met=ratio <= OVERHEAD)
+        run.bar(what, f"at most {OVERHEAD:g}", text, met=ratio <= OVERHEAD, others=whole.others_cores)
 
 
 def make(case: Case, backend: Backend, picture: Pixels, folder: Path) -> Work:
@@ -230,7 +230,11 @@ def test_overlap(run: Run, shelf: Shelf, stopwatch: Callable[[], Any]) -> None:
             row.check(same, f"every way to {what} gives the same")
         medians = rounds.medians(stats.runs)
         row.facts |= {name: round(1000 * PICTURES / ms, 3) for name, ms in medians.items()}
-        row.set(medians["compress in turn"] / medians["compress, two stages"], "ratio")
+        row.set(
+            medians["compress in turn"] / medians["compress, two stages"],
+            "ratio",
+            rounds.stats("compress in turn", stats),
+        )
 
 
 def overlaps(model: str, pictures: Sequence[Pixels], *, threads: int) -> dict[str, Callable[[], list[Any]]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from onnx import TensorProto, helper
 from benchmarks._suite import NotMeasured, Pace, Run, Settings, Stats
 from benchmarks._suite_clock import Clock, Rounds, watching
 from benchmarks._suite_graphs import Work, work
+from benchmarks._suite_load import Load
 from benchmarks.test_scaling import fit
 from vaert.errors import ModelError
 
@@ -154,6 +157,29 @@ def test_a_wrong_result_has_no_figure(tmp_path: Path) -> None:
     assert run.write() == tmp_path / "run-made.json"
 
 
+def test_a_disturbed_bar_is_left_open(tmp_path: Path) -> None:
+    run = Run(settings(tmp_path))
+    run.bar("time", "short", "1 ms", met=True, others=0.01)
+    run.bar("time", "short", "3 ms", met=False, others=1.5)
+    assert [(bar.measured, bar.met) for bar in run.bars] == [
+        ("1 ms", True),
+        ("3 ms; disturbed: others used 1.50 cores", None),
+    ]
+
+
+def test_own_work_is_not_that_of_others() -> None:
+    load, end = Load.begin(), time.perf_counter() + 0.3
+    while time.perf_counter() < end:
+        pass
+    own = sum(os.times()[:4]) - load.own
+    others = load.others_cores()
+    assert own > 0.1
+    assert others is None or 0 <= others <= (os.cpu_count() or 1)
+    started = Load(load.wall, None if load.everybody is None else load.everybody - 3, load.own)
+    more = started.others_cores()
+    assert more is None or others is None or more > others + 3
+
+
 def test_a_run_without_rows_writes_nothing(tmp_path: Path) -> None:
     assert Run(settings(tmp_path / "new")).write() is None
     assert list(tmp_path.iterdir()) == []
@@ -193,7 +219,8 @@ def test_rounds_forget_the_warm_up() -> None:
     for ms in (1000.0, 1.0, 2.0, 3.0):
         rounds.add("made", ms)
     assert rounds.medians(3) == {"made": 2.0}
-    assert rounds.last("made", 2) == [0.002, 0.003]
+    found = rounds.stats("made", Stats.of([1, 1], 0.5))
+    assert (found.runs, found.p50_ms, found.others_cores) == (2, 2.5, 0.5)
 
 
 def graph(nodes: list[Any], weights: dict[str, tuple[int, ...]], *, output: str) -> bytes:
