@@ -22,10 +22,16 @@ Progress = Callable[[str, int, int], None]
 
 
 class TensorRtGraphsOnCpu(OnnxRuntimeCpu):
-    """ONNX Runtime on the graphs made for TensorRT: their rounding to 8 bits, not their speed."""
+    """ONNX Runtime on the graphs made for TensorRT: their rounding to 8 bits, not their speed.
+
+    Without its optimisation, which makes integers of the biases of float16 layers by way of float16 and overflows.
+    """
 
     name = "onnxruntime, tensorrt flavour"
     flavour = TENSORRT_FLAVOUR
+
+    def __init__(self) -> None:
+        super().__init__(optimisation="none")
 
 
 def ways(converted: Converted, precision: str) -> dict[str, Backend]:

@@ -24,7 +24,7 @@ from vaert.package import CPU_FLAVOUR
 
 DOMAIN = "com.microsoft"
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
-ELEMENTWISE = {"Add", "Mul", "LeakyRelu", "HardSigmoid", "Clip", "Round", "Cast", "Exp", "Sigmoid"}
+ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "LeakyRelu", "HardSigmoid", "Clip", "Round", "Cast", "Exp", "Sigmoid"}
 BIAS_LIMIT = 2**30  # of integer biases, with room for the sums that they start; scales of weights are made to suit
 
 

@@ -75,13 +75,11 @@ def round_activations(x: Tensor, grid: tuple[float, int, int, int]) -> Tensor:
 def in_int8(layer: nn.Conv2d | nn.Linear, ranges: tuple[Range, Range], flavour: str) -> Iterator[None]:
     """Let a layer of a torch network compute as an int8 layer of this flavour with these ranges of input and output.
 
-    On CPUs all but products with one matrix round their output; see `vaert.export.quantise_cpu`. Scales of weights are
-    float16 for TensorRT, as in most of its graphs.
+    On CPUs all but products with one matrix round their output; see `vaert.export.quantise_cpu`.
     """
     inside, outside = (r.grid(flavour) for r in ranges)
     kept = layer.weight.detach().clone()
-    integers, scale = integer_weights(kept.numpy(), flavour, np.float32 if flavour == CPU_FLAVOUR else np.float16)
-    scale = scale.astype(np.float32)
+    integers, scale = integer_weights(kept.numpy(), flavour)
     hooks = [layer.register_forward_pre_hook(lambda _, inputs: (round_activations(inputs[0], inside),))]
     if flavour == CPU_FLAVOUR and not is_matrix(layer):
         hooks.append(layer.register_forward_hook(lambda _, inputs, y: round_activations(y, outside)))
