@@ -24,6 +24,7 @@ Int32 = npt.NDArray[np.int32]
 Index = npt.NDArray[np.uint8]
 HYPER_MAX = 127
 RESIDUAL_MAX = 1 << 15
+SCALES = 64
 
 
 @dataclass(frozen=True)
@@ -80,35 +81,37 @@ class EntropyCoder:
 
     def encode(self, halves: Sequence[Residuals]) -> Coded:
         """Both checkerboard halves of one group, anchors first."""
-        coder, escapes, crc = constriction.stream.stack.AnsCoder(), b"", 0
+        coder, crc = constriction.stream.stack.AnsCoder(), 0
         for half in halves:
-            escapes += self._escapes(half)
-            crc = zlib.crc32(half.values.astype("<i4", copy=False).tobytes(), crc)
-        for half in reversed(halves):
-            ordered, bounds = _grouped(half.index)
-            values = half.values[ordered]
-            for index, first, last in reversed(bounds):
-                coder.encode_reverse(self._symbols(values[first:last], index), self._model(index))
-        return Coded(_words(coder), escapes, crc)
+            crc = zlib.crc32(half.values.astype("<i4", copy=False), crc)
+        prepared = [self._prepare(half) for half in halves]
+        for groups, _ in reversed(prepared):
+            for index, symbols in reversed(groups):
+                coder.encode_reverse(symbols, self._model(index))
+        return Coded(_words(coder), b"".join(escapes for _, escapes in prepared), crc)
 
     def bits(self, half: Residuals) -> float:
         """Bits that `encode` would spend on a half, without coding; escape bytes included."""
-        ordered, bounds = _grouped(half.index)
-        values, total = half.values[ordered], 8.0 * len(self._escapes(half))
-        for index, first, last in bounds:
-            total += float(self._costs[index][self._symbols(values[first:last], index)].sum())
-        return total
+        groups, escapes = self._prepare(half)
+        return 8.0 * len(escapes) + sum(float(self._costs[index][symbols].sum()) for index, symbols in groups)
 
-    def _symbols(self, values: Int32, index: int) -> Int32:
-        """Table symbols of residuals with one scale index; the last symbol is the escape."""
-        reach = int(self._reach[index])
-        symbols = values + reach
-        outside = (symbols < 0) | (symbols > 2 * reach)
-        return np.where(outside, np.int32(2 * reach + 1), symbols) if outside.any() else symbols
+    def _prepare(self, half: Residuals) -> tuple[list[tuple[int, Int32]], bytes]:
+        """Table symbols of each scale index; the last symbol of a table is the escape. And the escaped values."""
+        ordered, bounds = _grouped(half.index)
+        values, groups, escaped = half.values[ordered], list[tuple[int, Int32]](), False
+        for index, first, last in bounds:
+            reach = int(self._reach[index])
+            symbols = values[first:last] + np.int32(reach)
+            unsigned = symbols.view(np.uint32)  # what is below 0 lies above all
+            if int(unsigned.max()) > 2 * reach:
+                symbols[unsigned > 2 * reach] = 2 * reach + 1
+                escaped = True
+            groups.append((index, symbols))
+        return groups, self._escapes(half) if escaped else b""
 
     def _escapes(self, half: Residuals) -> bytes:
-        outside = (np.abs(half.values) > self._reach[half.index]) & (half.index > 0)
-        return zigzag_encode(half.values[outside]) if outside.any() else b""
+        outside = (np.abs(half.values) > self._reach.take(half.index)) & (half.index > 0)
+        return zigzag_encode(half.values[outside])
 
     def decoder(self, coded: Coded) -> LatentDecoder:
         """Begin to decode one group."""
@@ -138,7 +141,7 @@ class LatentDecoder:
         residuals[ordered] = values
         if escaped:
             self._fill(residuals, np.sort(np.concatenate(escaped)))
-        self._crc = zlib.crc32(residuals.astype("<i4", copy=False).tobytes(), self._crc)
+        self._crc = zlib.crc32(residuals.astype("<i4", copy=False), self._crc)
         return residuals
 
     def _fill(self, residuals: Int32, places: npt.NDArray[np.intp]) -> None:
@@ -163,12 +166,10 @@ def _categorical(table: Table) -> Any:
 
 def _grouped(index: Index) -> tuple[npt.NDArray[np.intp], list[tuple[int, int, int]]]:
     """Positions sorted by scale index (stable), without index 0, and (index, first, last) of each group among them."""
-    coded = np.flatnonzero(index)
-    keys = index[coded]
-    ordered = coded[np.argsort(keys, kind="stable")]
-    ends = np.cumsum(np.bincount(keys, minlength=1))
-    present = np.flatnonzero(np.diff(ends, prepend=0))
-    return ordered, [(int(i), int(ends[i - 1]), int(ends[i])) for i in present]
+    ordered = np.argsort(index, kind="stable")  # by radix, for bytes
+    ends = np.searchsorted(index.take(ordered), np.arange(SCALES, dtype=np.uint8), side="right")
+    present = 1 + np.flatnonzero(np.diff(ends))
+    return ordered[ends[0] :], [(int(i), int(ends[i - 1] - ends[0]), int(ends[i] - ends[0])) for i in present]
 
 
 def _words(coder: Any) -> bytes:

@@ -101,9 +101,13 @@ class Prior:
 
 def _residuals(y: Float, moments: Moments) -> tuple[Residuals, Int32]:
     """Round what is left of y after the mean; elements with index 0 stay at their mean."""
-    r = np.rint(y - moments.mean * np.float32(1 / SIXTEENTHS))
+    r = moments.mean.astype(np.float32)
+    r *= np.float32(-1 / SIXTEENTHS)
+    r += y
+    np.rint(r, out=r)
+    np.clip(r, -RESIDUAL_MAX, RESIDUAL_MAX, out=r)
     r *= moments.index != 0
-    values = np.clip(r, -RESIDUAL_MAX, RESIDUAL_MAX, out=r).astype(np.int32).ravel()
+    values = r.astype(np.int32).ravel()
     return Residuals(values, moments.index.ravel()), _reconstruct(values, moments)
 
 
