@@ -79,8 +79,9 @@ def _int8(networks: Mapping[str, Network], activations: Activations) -> Converte
         layers, files = activations.graphs[name], {CPU_FLAVOUR: name, TENSORRT_FLAVOUR: f"{name}_{TENSORRT_FLAVOUR}"}
         plans = {flavour: plan(layers, flavour, network.tolerance) for flavour in files}
         chosen = {flavour: {n: layers[n] for n in found.layers} for flavour, found in plans.items()}
-        wide, half = network.trace(), _halved(network, kept := overflowing(layers)).trace()
+        wide = network.trace()
         _check_layers(wide, layers)
+        half = _halved(network, kept := overflowing(layers)).trace()
         graphs[files[CPU_FLAVOUR]] = quantise_cpu.quantised(wide, chosen[CPU_FLAVOUR])
         graphs[files[TENSORRT_FLAVOUR]] = quantise_tensorrt.quantised(half, chosen[TENSORRT_FLAVOUR])
         flavours[name] = files

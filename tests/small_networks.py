@@ -51,7 +51,7 @@ class Layers(nn.Module):
         x = self.wide(pixels.float().permute(0, 3, 1, 2) / 255)
         x = x + self.mix(self.depthwise(F.leaky_relu(x, 0.01)))
         x = self.strided(self.grouped(x))
-        y = self.narrow(self.pick(F.leaky_relu(x, 0.1))).permute(0, 2, 3, 1)
+        y = self.narrow(self.pick(F.leaky_relu(x, 0.1))).permute(0, 2, 3, 1).float()
         return y, y.sum((1, 2))
 
 
@@ -64,7 +64,7 @@ class Rows(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 11) -> (N, 5)."""
-        y: Tensor = self.second(F.leaky_relu(self.first(x), 0.1))
+        y: Tensor = self.second(F.leaky_relu(self.first(x), 0.1)).float()
         return y
 
 
@@ -81,7 +81,7 @@ class Loud(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) -> float32 (N, H, W, 4)."""
-        x = self.before(pixels.permute(0, 3, 1, 2).float() / 16)
+        x = self.before(pixels.float().permute(0, 3, 1, 2) / 16)
         y: Tensor = self.after(self.shrink(self.grow(x)))
         return y.permute(0, 2, 3, 1).float()
 
