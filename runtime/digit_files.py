@@ -37,9 +37,7 @@ class DigitFiles(Protocol):
 class LosslessDigitCodec:
     """Files of digits without loss. Raises ModelError, BackendError."""
 
-    def __init__(
-        self, package: Package, *, backend: str | Backend = "auto", threads: int | None = None
-    ) -> None:
+    def __init__(self, package: Package, *, backend: str | Backend = "auto", threads: int | None = None) -> None:
         self.package = package
         self._engine = LosslessDigits(package, open_backend(backend, threads=threads, package=package))
 
@@ -80,9 +78,7 @@ class LosslessDigitCodec:
         return self._engine.decompress(LosslessCoded(stream.words, stream.symbol_crc), stream.count)
 
 
-def open_digit_files(
-    package: Package, *, backend: str | Backend = "auto", threads: int | None = None
-) -> DigitFiles:
+def open_digit_files(package: Package, *, backend: str | Backend = "auto", threads: int | None = None) -> DigitFiles:
     """The codec for a package of kind `digits` or `lossless_digits`. ModelError for any other."""
     if package.manifest.kind == LOSSLESS_DIGITS:
         return LosslessDigitCodec(package, backend=backend, threads=threads)

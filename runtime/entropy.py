@@ -83,7 +83,7 @@ class EntropyCoder:
         """Both checkerboard halves of one group, anchors first."""
         coder, crc = constriction.stream.stack.AnsCoder(), 0
         for half in halves:
-            crc = zlib.crc32(half.values.astype("<i4", copy=False), crc)
+            crc = zlib.crc32(half.values.astype("<i4", copy=False).data, crc)
         prepared = [self._prepare(half) for half in halves]
         for groups, _ in reversed(prepared):
             for index, symbols in reversed(groups):
@@ -141,7 +141,7 @@ class LatentDecoder:
         residuals[ordered] = values
         if escaped:
             self._fill(residuals, np.sort(np.concatenate(escaped)))
-        self._crc = zlib.crc32(residuals.astype("<i4", copy=False), self._crc)
+        self._crc = zlib.crc32(residuals.astype("<i4", copy=False).data, self._crc)
         return residuals
 
     def _fill(self, residuals: Int32, places: npt.NDArray[np.intp]) -> None:
