@@ -1,6 +1,8 @@
-"""CompressAI's `bmshj2018-hyperprior` in its own process and environment, for `benchmarks.peers`; it imports no vaert.
+"""One network of CompressAI in its own process and environment, for `test_peers.py`; it imports no vaert.
 
-Reads `compress` or `decompress` per line, does that once and answers with the nanoseconds it took.
+Reads `compress N`, `decompress N`, `used N` or `check N` per line, N being a picture, and answers with one line of
+JSON: the nanoseconds that it took, or what was found. A picture is compressed before it is decompressed, and that
+before it is checked.
 """
 
 from __future__ import annotations
@@ -36,10 +38,48 @@ def load_torchvision() -> torch.library.Library | None:
     return library
 
 
+class Server:
+    """A network and pictures, (1, 3, H, W) in 0..1 each."""
+
+    def __init__(self, network: Any, pictures: list[torch.Tensor]) -> None:
+        self._network, self._pictures = network, pictures
+        self._coded: dict[int, dict[str, Any]] = {}
+        self._decoded: dict[int, torch.Tensor] = {}
+
+    def compress(self, number: int) -> int:
+        """Tensor to strings, entropy coding included; nanoseconds."""
+        started = time.perf_counter_ns()
+        coded = self._network.compress(self._pictures[number])
+        elapsed = time.perf_counter_ns() - started
+        self._coded[number] = coded
+        return elapsed
+
+    def decompress(self, number: int) -> int:
+        """Strings to tensor; nanoseconds."""
+        started = time.perf_counter_ns()
+        decoded = self._network.decompress(**self._coded[number])
+        elapsed = time.perf_counter_ns() - started
+        self._decoded[number] = decoded["x_hat"]
+        return elapsed
+
+    def used(self, _: int) -> float:
+        """Seconds of processor time so far, of all threads."""
+        return time.process_time()
+
+    def check(self, number: int) -> dict[str, Any]:
+        """Sizes, and the largest difference to what the network makes of the picture without entropy coding, of 1."""
+        straight = self._network(self._pictures[number])["x_hat"].clamp(0, 1)
+        decoded = self._decoded[number]
+        coded = sum(len(string) for strings in self._coded[number]["strings"] for string in strings)
+        same = decoded.shape == straight.shape
+        return {"bytes": coded, "largest_difference": float((decoded - straight).abs().max()) if same else None}
+
+
 def main() -> None:
     """Load the network, say which, then serve."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--pixels", required=True, help=".npy, uint8 (H, W, 3), sides multiples of 64")
+    options.add_argument("--network", required=True, help="name of a function of compressai.zoo")
+    options.add_argument("--pictures", required=True, help=".npy, uint8 (N, H, W, 3), sides multiples of 64")
     options.add_argument("--threads", type=int, required=True)
     options.add_argument("--quality", type=int, required=True)
     given = options.parse_args()
@@ -47,27 +87,17 @@ def main() -> None:
     torch.manual_seed(0)
     library = load_torchvision()
     zoo = importlib.import_module("compressai.zoo")
-    network = zoo.bmshj2018_hyperprior(quality=given.quality, pretrained=False).eval()
+    network = getattr(zoo, given.network)(quality=given.quality, pretrained=False).eval()
     network.update()
-    pixels = torch.from_numpy(np.load(given.pixels)).permute(2, 0, 1)[None].float() / 255
+    arrays = torch.from_numpy(np.load(given.pictures)).permute(0, 3, 1, 2).float() / 255
     versions = {name: importlib.metadata.version(name) for name in ("compressai", "torch", "torchvision")}
     answer({"versions": versions, "threads": torch.get_num_threads()})
-    serve(network, pixels)
-    del library  # not before: its operators go with it
-
-
-def serve(network: Any, pixels: torch.Tensor) -> None:
-    """Answer until standard input ends. The conversion from 8-bit pixels and back is not timed."""
+    server = Server(network, [arrays[n : n + 1] for n in range(len(arrays))])
     with torch.inference_mode():
-        coded = network.compress(pixels)
-        first = network.decompress(**coded)["x_hat"]
-        if first.shape != pixels.shape or not torch.equal(network.decompress(**coded)["x_hat"], first):
-            sys.exit("the network does not decode to the same picture twice")
-        actions = {"compress": lambda: network.compress(pixels), "decompress": lambda: network.decompress(**coded)}
         for line in sys.stdin:
-            started = time.perf_counter_ns()
-            actions[line.strip()]()
-            answer(time.perf_counter_ns() - started)
+            action, number = line.split()
+            answer(getattr(server, action)(int(number)))
+    del library  # not before: its operators go with it
 
 
 def answer(value: object) -> None:
