@@ -11,10 +11,12 @@ from typing import Any
 from benchmarks import _digit_report
 from benchmarks._machine import ROOT, verdict
 from benchmarks._markdown import table
+from benchmarks._precision_report import precisions
 from vaert.atomic import write_atomic
 
 ORDER = (
     "rate_distortion",
+    "precisions",
     "exact_prior",
     "targets",
     "latency",
@@ -280,6 +282,7 @@ def times(rows: Sequence[tuple[str, dict[str, Any], str]]) -> str:
 
 DETAILS = {
     "rate_distortion": rate_distortion,
+    "precisions": precisions,
     "exact_prior": exact_prior,
     "latency": latency,
     "peers": peers,
