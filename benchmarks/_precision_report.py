@@ -9,9 +9,20 @@ from benchmarks._markdown import table
 
 
 def precisions(results: dict[str, Any]) -> Iterator[str]:
-    """Sizes and times, then rate, PSNR and latents per quality of every way to run a precision."""
-    sizes = ", ".join(f"{name} {count / 1e6:.1f} MB" for name, count in results["bytes"].items())
-    yield f"Packages: {sizes}. Milliseconds, two threads, medians:\n"
+    """Every model in every precision; times; rate, PSNR and latents per quality of every way to run a precision."""
+    yield "Every bundled model, exported and verified; the largest changes against fp32 on the export's pictures:\n"
+    yield table(
+        ("model", "precision", "MB", "in int8 (CPU, TensorRT)", "run by: PSNR, rate, levels", "faults"),
+        [_model(row) for row in results["models"]],
+    )
+    crossed = results["cross_decoding"]
+    differing = sum(n for readers in crossed["different"].values() for n in readers.values())
+    yield (
+        f"Files of the codec by each of {', '.join(crossed['different'])}, decoded by all of them: {differing} of "
+        f"{crossed['latents_compared']} latents differ ({crossed['pictures']} pictures, qualities "
+        f"{', '.join(f'{q:g}' for q in crossed['qualities'])}).\n"
+    )
+    yield "Milliseconds, two threads, medians:\n"
     times = results["milliseconds"]
     parts = ("encoder", "decoder", "compress", "decompress")
     yield table(
@@ -33,3 +44,22 @@ def precisions(results: dict[str, Any]) -> Iterator[str]:
             for row in found["rows"]
         ]
         yield table(("quality", "bpp", "rate change", "PSNR (dB)", "change", "latents different"), rows)
+
+
+def _model(row: dict[str, Any]) -> tuple[str, ...]:
+    """One package as a row."""
+    shares = row["share_in_int8"].items()
+    ways = [
+        f"{way}: {found['psnr_change']:+.3f} dB, "
+        + (f"{100 * found['rate_change']:+.2f} %, " if "rate_change" in found else "")
+        + f"{found['levels']:g}"
+        for way, found in row["ways"].items()
+    ]
+    return (
+        row["model"],
+        row["precision"],
+        f"{row['bytes'] / 1e6:.2f}",
+        "; ".join(f"{graph} {100 * s['cpu']:.0f}, {100 * s['tensorrt']:.0f} %" for graph, s in shares) or "-",
+        "; ".join(ways) or "exact" * (row["known_answers_exact"] is True) or "-",
+        "; ".join(row["faults"]) or "none",
+    )

@@ -23,7 +23,6 @@ SCHEMA, VERSION = "vaert-benchmark-run", 1
 BENCHMARK = "suite"
 QUESTION = "How fast is everything, where does the time go, and how near is it to what the machine can do?"
 BACKENDS = ("cpu", "cuda", "tensorrt", "ort-tensorrt")
-PRECISIONS = ("fp32", "fp16", "int8")
 LEFT_OUT = "left out by --quick"
 
 

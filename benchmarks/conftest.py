@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks._suite import BACKENDS, PRECISIONS, NotMeasured, Run, Settings
+from benchmarks._suite import BACKENDS, NotMeasured, Run, Settings
+from vaert.export import PRECISIONS
 
 if TYPE_CHECKING:
     from benchmarks._suite_engines import Shelf

@@ -12,6 +12,7 @@ from benchmarks import _digit_report
 from benchmarks._machine import ROOT, verdict
 from benchmarks._markdown import table
 from benchmarks._precision_report import precisions
+from benchmarks._suite_report import suite
 from vaert.atomic import write_atomic
 
 ORDER = (
@@ -20,7 +21,7 @@ ORDER = (
     "exact_prior",
     "targets",
     "latency",
-    "peers",
+    "suite",
     "memory",
     "exactness",
     "upscaling",
@@ -164,15 +165,6 @@ def latency(results: dict[str, Any]) -> Iterator[str]:
     yield times([*warm, *cold])
 
 
-def peers(results: dict[str, Any]) -> Iterator[str]:
-    """Both sides' times."""
-    peer = results["peer"]
-    versions = ", ".join(f"{name} {number}" for name, number in peer["versions"].items())
-    yield f"{results['image']}, {results['threads']} threads each, rounds of both in turn. {results['remark']}.\n"
-    yield f"The peer is {peer['network']}, quality {peer['quality']}, {peer['weights']} weights ({versions}).\n"
-    yield times([(name, t, "") for name, t in results["times"].items()])
-
-
 def memory(results: dict[str, Any]) -> Iterator[str]:
     """What was compressed."""
     reached = f"{results['bpp']:.3f} bpp, every band of rows at {results['psnr_db']:.2f} dB or better"
@@ -285,7 +277,7 @@ DETAILS = {
     "precisions": precisions,
     "exact_prior": exact_prior,
     "latency": latency,
-    "peers": peers,
+    "suite": suite,
     "memory": memory,
     "exactness": exactness,
     "upscaling": upscaling,

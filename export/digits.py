@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch.export import Dim
 from vaert.digit_tables import DigitTables
 from vaert.errors import ModelError
 from vaert.export.shared_weights import read_weights, weights_file
-from vaert.export.source import Pixels, half_weights, identity, load_weights, trained
+from vaert.export.source import NothingExact, Pixels, half_weights, identity, load_weights, trained
 from vaert.export.trace import Network
 from vaert.package import DIGITS, WEIGHTS, Package
 from vaert.runtime.backends import OnnxRuntimeCpu
@@ -65,7 +64,7 @@ class DecoderGraph(nn.Module):
 
 
 @dataclass(frozen=True)
-class DigitSource:
+class DigitSource(NothingExact):
     """Everything an exported VAE of digits is made from. `weights` are rounded to float16, as in `CodecSource`."""
 
     kind: ClassVar[str] = DIGITS
@@ -93,10 +92,6 @@ class DigitSource:
         load_weights(model, self.weights, profile=self.profile)
         return model.eval()
 
-    def bounds(self) -> dict[str, int]:
-        """Nothing here is exact by its weights: files hold quantised latents and their tables alone."""
-        return {}
-
     def networks(self) -> dict[str, Network]:
         """`encoder` and `decoder`."""
         batch = ({0: Dim("batch")},)
@@ -108,10 +103,6 @@ class DigitSource:
             "encoder": Network(encoder, (pixels,), batch, ["pixels"], moments, LATENTS, lambda x: encoder(x)[0]),
             "decoder": Network(decoder, (latents,), batch, ["latents"], ["pixels", "logits"], LEVELS, decoder.levels),
         }
-
-    def exact_graphs(self) -> dict[str, onnx.ModelProto]:
-        """None."""
-        return {}
 
     def samples(self, pictures: Sequence[Pixels]) -> dict[str, list[tuple[Tensor, ...]]]:
         """The digits, and the means of their latents."""

@@ -62,7 +62,7 @@ def run(order: Order, out: Path | None, *, force: bool, progress: Progress | Non
         activations = _record(found.source, order.calibration, progress)
     converted = convert(found.source, order.precision, activations)
     content = Content(found.source, order.precision, converted, activations, found.rates, order.shapes)
-    if order.precision == "fp32" or not found.source.networks():
+    if not converted.facts:  # nothing was changed: fp32, or every graph is exact
         return write_package(content, target, check=found.source.verify, force=force)
     with tempfile.TemporaryDirectory(prefix="vaert-") as folder:
         reference = found.package or write_fp32(found.source, Path(folder) / "fp32")

@@ -20,8 +20,6 @@ from vaert.export.tensorrt_lint import lint
 from vaert.export.trace import Network
 from vaert.package import CPU_FLAVOUR, TENSORRT_FLAVOUR
 
-PRECISIONS = ("fp32", "fp16", "int8")
-
 
 @dataclass(frozen=True)
 class Converted:

@@ -9,14 +9,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
 from torch import Tensor
 from torch.export import Dim
 
 from vaert.errors import ModelError
 from vaert.export.shared_weights import read_weights, weights_file
-from vaert.export.source import Pixels, half_weights, identity, load_weights, trained
+from vaert.export.source import NothingExact, Pixels, half_weights, identity, load_weights, trained
 from vaert.export.streams import inner, makers, readers
 from vaert.export.trace import Network, Stream
 from vaert.export.verify import made_picture
@@ -33,7 +32,7 @@ SIZES = ((96, 160), (320, 256))  # of the pictures that the graph is checked on,
 
 
 @dataclass(frozen=True)
-class RestorerSource:
+class RestorerSource(NothingExact):
     """Everything an exported restorer is made from. `weights`, the posterior's too, are rounded to float16."""
 
     kind: ClassVar[str] = RESTORER
@@ -61,10 +60,6 @@ class RestorerSource:
         load_weights(model, self.weights, profile=self.profile)
         return model.eval()
 
-    def bounds(self) -> dict[str, int]:
-        """Nothing here is exact."""
-        return {}
-
     def networks(self) -> dict[str, Network]:
         """`restorer`."""
         multiple = self.config.size_multiple
@@ -83,10 +78,6 @@ class RestorerSource:
                 _streams(self.config),
             )
         }
-
-    def exact_graphs(self) -> dict[str, onnx.ModelProto]:
-        """None."""
-        return {}
 
     def samples(self, pictures: Sequence[Pixels]) -> dict[str, list[tuple[Tensor, ...]]]:
         """The pictures damaged by compression, every other one with a hole."""

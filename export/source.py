@@ -73,6 +73,18 @@ class Source(Protocol):
         """Compare the written package with torch; the report for the manifest. ModelError if they disagree."""
 
 
+class NothingExact:
+    """The part of a `Source` of whose graphs no file depends on a single bit."""
+
+    def bounds(self) -> dict[str, int]:
+        """None."""
+        return {}
+
+    def exact_graphs(self) -> dict[str, onnx.ModelProto]:
+        """None."""
+        return {}
+
+
 def identity(kind: str, arrays: Arrays) -> int:
     """64-bit identity of a model: hash over its arrays in a canonical order."""
     digest = hashlib.sha256(kind.encode())

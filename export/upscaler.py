@@ -9,14 +9,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
 from torch import Tensor
 from torch.export import Dim
 
 from vaert.errors import ModelError
 from vaert.export.shared_weights import read_weights, weights_file
-from vaert.export.source import Pixels, half_weights, identity, load_weights, trained
+from vaert.export.source import NothingExact, Pixels, half_weights, identity, load_weights, trained
 from vaert.export.streams import inner, makers, readers
 from vaert.export.trace import Network, Stream
 from vaert.export.verify import made_picture
@@ -34,7 +33,7 @@ BATCH = 2
 
 
 @dataclass(frozen=True)
-class UpscalerSource:
+class UpscalerSource(NothingExact):
     """Everything an exported upscaler is made from. `weights` are rounded to float16, as in `CodecSource`.
 
     They hold the posterior as well, which no graph needs: so the KL divergence can be measured later.
@@ -65,10 +64,6 @@ class UpscalerSource:
         load_weights(model, self.weights, profile=self.profile)
         return model.eval()
 
-    def bounds(self) -> dict[str, int]:
-        """Nothing here is exact: no file depends on what an upscaler computes."""
-        return {}
-
     def networks(self) -> dict[str, Network]:
         """`upscaler`, see `UpscaleGraph`; batch, height and width vary."""
         sizes = {0: Dim("batch"), 1: Dim("height"), 2: Dim("width")}
@@ -86,10 +81,6 @@ class UpscalerSource:
                 _streams(self.config),
             )
         }
-
-    def exact_graphs(self) -> dict[str, onnx.ModelProto]:
-        """None."""
-        return {}
 
     def samples(self, pictures: Sequence[Pixels]) -> dict[str, list[tuple[Tensor, ...]]]:
         """The pictures made smaller, every other one with z drawn from the prior."""

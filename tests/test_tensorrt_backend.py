@@ -170,9 +170,10 @@ def test_contexts_without_a_profile_are_given_one(machine: Machine, fast: Packag
     _, settings = machine
     settings.no_profile = True
     backend = TensorRt()
-    runner = backend.load(fast, "prior_anchor")
+    runner, cpu = backend.load(fast, "prior_anchor"), OnnxRuntimeCpu(threads=1).load(fast, "prior_anchor")
     for seed in range(3):
-        runner.run(sample_inputs(fast, "prior_anchor", seed=seed))
+        inputs = sample_inputs(fast, "prior_anchor", seed=seed)
+        assert np.array_equal(runner.run(inputs)["mean"], cpu.run(inputs)["mean"])
     backend.close()
 
 
