@@ -92,7 +92,7 @@ def check_encoder(codec: Codec, picture: Pixels, data: bytes) -> int:
     attempt = codec.attempt(codec.analyse(picture), round(stream.header.quality * 256))
     found = codec.decode_latents(stream)
     groups = list(attempt.groups())
-    meant = groups[0].latents[0]
+    meant = groups[0].quantised.latents[0]
     require(len(groups) == 1, "the pictures of this part must fit one group, 2048x2048")
     require(np.array_equal(found, meant), "the decoder reads other latents than the encoder wrote")
     return found.size

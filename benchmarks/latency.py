@@ -24,8 +24,7 @@ QUALITY = 60.0
 WARM_MS, COLD_MS, HELP_MS = 90.0, 800.0, 200.0
 PARTS = {
     "analyse": "encoder network",
-    "attempt": "hyper-encoder network",
-    "write": "prior, rounding, entropy coding, container",
+    "write": "hyper-encoder network, prior, rounding, entropy coding, container",
     "decode_latents": "parsing, prior and entropy decoding; the rest of decompress is the decoder network",
 }
 HEAVY = ("torch", "onnx", "onnxscript")  # never loaded by the command line's compress and decompress
@@ -82,7 +81,6 @@ def library(codec: Codec, picture: Pixels, *, runs: int) -> dict[str, Timing]:
             "compress": lambda: codec.compress(picture, QUALITY),
             "decompress": lambda: codec.decompress(data),
             "analyse": lambda: codec.analyse(picture),
-            "attempt": lambda: codec.attempt(analysed, step),
             "write": lambda: codec.write(analysed, tried),
             "decode_latents": lambda: codec.decode_latents(bitstream.parse_photo(data)),
         },

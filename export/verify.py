@@ -30,7 +30,7 @@ def verify(package: Package, source: CodecSource) -> dict[str, Any]:
     with torch.no_grad():
         reference = model.analysis(x)[0].permute(1, 2, 0).numpy()
     analysed = codec.analyse(picture)
-    latent_error = float(np.abs(analysed.latents - reference).max())
+    latent_error = float(np.abs(next(analysed.parts()).latents - reference).max())
     levels, mismatches, compared = 0, 0, 0
     for quality in QUALITIES:
         data = codec.write(analysed, codec.attempt(analysed, quality_to_u16(quality)))

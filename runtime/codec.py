@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,10 @@ from vaert.resample import downscale as smaller
 from vaert.runtime.backends import Backend, open_backend
 from vaert.runtime.channels import join, split
 from vaert.runtime.entropy import Coded, EntropyCoder
+from vaert.runtime.groups import Line, Strips
 from vaert.runtime.networks import Networks
 from vaert.runtime.prior import Prior, Quantised
-from vaert.runtime.tiling import round_up
+from vaert.runtime.tiling import scaled
 from vaert.runtime.upscaler import Upscaler
 from vaert.tables import QUALITY_MAX, QUALITY_MIN
 
@@ -31,19 +32,39 @@ QUALITY_STEPS = 256  # per unit of quality, in the header
 
 
 @dataclass(frozen=True)
+class Part:
+    """A group of the format with the latents around it, before the gain: float32 (h, w, M) of what both lines see."""
+
+    row: Line
+    column: Line
+    latents: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Analysed:
-    """A picture after the encoder network, before a quality is chosen."""
+    """A picture and what the encoder network makes of it, before a quality is chosen.
+
+    `parts` gives the groups in the order of the format each time it is called.
+    """
 
     colour: Pixels  # (H, W, 3)
     coded: Pixels  # what the latents stand for: `colour`, or that down-scaled
     channels: int
     alpha: bytes | None  # PNG
-    latents: npt.NDArray[np.float32]  # (h, w, M), before the gain
+    parts: Callable[[], Iterator[Part]]
 
     @property
     def kind(self) -> Kind:
         """Of the file."""
         return Kind.PHOTO if self.coded is self.colour else Kind.DOWNSCALED_PHOTO
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group at one quality: its hyper-latents, int8 (1, h / 4, w / 4, hyper), and what the prior makes of it."""
+
+    hyper: npt.NDArray[np.int8]
+    quantised: Quantised
 
 
 @dataclass(frozen=True)
@@ -55,8 +76,7 @@ class Attempt:
     """
 
     quality_u16: int
-    hyper: npt.NDArray[np.int8]  # (h / 4, w / 4, hyper)
-    groups: Callable[[], Iterator[Quantised]]
+    groups: Callable[[], Iterator[Group]]
 
 
 class Codec:
@@ -79,6 +99,7 @@ class Codec:
     ) -> None:
         self.package = (model if isinstance(model, Package) else find_package(model)).require(CODEC)
         self._geometry = self.package.manifest.geometry
+        self._stride = self._geometry["latent_stride"]
         multiple = self._geometry["size_multiple"]
         if tile is not None and (tile < multiple or tile % multiple):
             raise OptionError(f"tile must be a multiple of {multiple}, not {tile}")
@@ -118,10 +139,11 @@ class Codec:
         given = {name: value for name, value in targets.items() if value is not None}
         if len(given) > 1:
             raise OptionError(f"give one of quality, bpp, size and psnr, not {' and '.join(given)}")
-        picture = self.analyse(check_pixels(image), downscale=downscale)
-        if not given or quality is not None:
-            chosen = DEFAULT_QUALITY if quality is None else quality
-            return self.write(picture, self.attempt(picture, quality_to_u16(chosen)))
+        search = bool(given) and quality is None
+        step = quality_to_u16(DEFAULT_QUALITY if quality is None else quality)
+        picture = self.analyse(check_pixels(image), downscale=downscale, keep=search)
+        if not search:
+            return self.write(picture, self.attempt(picture, step))
         from vaert.runtime.targets import reach
 
         return reach(self, picture, *given.popitem())
@@ -133,42 +155,57 @@ class Codec:
         there), BackendError.
         """
         stream = bitstream.parse_photo(data, max_pixels=max_pixels)
-        return self.render(stream, self.decode_latents(stream))
+        return self._picture(stream, self._decoded(stream))
 
     def render(self, stream: PhotoStream, latents: npt.NDArray[np.int32]) -> Pixels:
         """The picture of a parsed file given what `decode_latents` made of it. ModelError, BackendError as above."""
-        header = stream.header
-        _, inverse = self._tables.gains(header.quality)
-        coded = self._networks.synthesise(latents, inverse, header.coded_height, header.coded_width)
-        colour = self._whole(coded, header.kind, (header.height, header.width))
-        return join(colour, _read_alpha(stream.alpha, colour.shape[:2]), grey=header.channels < 3)
+        places = self._places(stream.header.coded_height, stream.header.coded_width)
+        return self._picture(stream, (latents[place] for place in places))
 
-    def analyse(self, image: Pixels, *, downscale: int = 1) -> Analysed:
-        """Run the encoder network once; every quality can be tried on the result. OptionError: downscale not 1 or 2."""
+    def analyse(self, image: Pixels, *, downscale: int = 1, keep: bool = True) -> Analysed:
+        """Run the encoder network; every quality can be tried on the result. OptionError: downscale not 1 or 2.
+
+        keep: hold the latents, which take more than the picture, so that the network runs only once; without that it
+        runs, group by group, whenever they are asked for.
+        """
         if downscale not in (1, DOWNSCALE):
             raise OptionError(f"downscale must be 1 or {DOWNSCALE}, not {downscale}")
         colour, alpha = split(image)
         coded = colour if downscale == 1 else _downscaled(colour)
         png = None if alpha is None else encode_image(alpha, format="png")
         channels = 1 if image.ndim == 2 else image.shape[2]
-        return Analysed(colour, coded, channels, png, self._networks.analyse(coded))
+        parts: Callable[[], Iterator[Part]] = partial(self._parts, coded)
+        if keep:
+            parts = partial(iter, list(parts()))
+        return Analysed(colour, coded, channels, png, parts)
+
+    def _parts(self, coded: Pixels) -> Iterator[Part]:
+        height, width = coded.shape[:2]
+        strips = Strips(self._networks.padded(height, width)[1] // self._stride)
+        for row, column in self._networks.groups(height, width):
+            region = self._networks.analyse(coded, row.encoder, column.encoder)
+            rows_kept, columns_kept = row.encoder_kept // self._stride, column.encoder_kept // self._stride
+            yield Part(row, column, strips.join(region, rows_kept=rows_kept, columns_kept=columns_kept))
 
     def attempt(self, picture: Analysed, quality_u16: int) -> Attempt:
-        """Choose a quality: hyper-latents, and how to quantise the groups given them."""
+        """Choose a quality."""
         gain, _ = self._tables.gains(quality_u16 / QUALITY_STEPS)
-        z = self._networks.hyper_analyse(picture.latents, gain)
 
-        def groups() -> Iterator[Quantised]:
-            for rows, columns in self._groups(*picture.coded.shape[:2]):
-                y = picture.latents[None, rows, columns] * gain
-                yield self._prior.quantise(y, _hyper_of(z, rows, columns))
+        def groups() -> Iterator[Group]:
+            for part in picture.parts():
+                row, column = part.row.seen, part.column.seen
+                z = self._networks.hyper_analyse(part.latents, gain, (row, column))[None]
+                y = part.latents[None, row.inner(self._stride), column.inner(self._stride)]
+                yield Group(z, self._prior.quantise(y * gain, z))
 
-        return Attempt(quality_u16, z, groups)
+        return Attempt(quality_u16, groups)
 
     def bits(self, attempt: Attempt) -> float:
         """What the symbols of an attempt cost, from the tables, without coding."""
-        halves = (half for group in attempt.groups() for half in group.halves)
-        return self._coder.hyper_bits(attempt.hyper) + sum(map(self._coder.bits, halves))
+        return sum(
+            self._coder.hyper_bits(group.hyper[0]) + sum(map(self._coder.bits, group.quantised.halves))
+            for group in attempt.groups()
+        )
 
     def write(self, picture: Analysed, attempt: Attempt) -> bytes:
         """Entropy-code an attempt into a whole file."""
@@ -176,26 +213,35 @@ class Codec:
         header = Header(
             picture.kind, self.package.manifest.model_id, width, height, picture.channels, attempt.quality_u16
         )
-        hyper = self._coder.encode_hyper(attempt.hyper)
+        z = self._empty_hyper(*picture.coded.shape[:2])
         latents = []
-        for number, group in enumerate(attempt.groups()):
-            coded = self._coder.encode(group.halves)
+        places = self._places(*picture.coded.shape[:2])
+        for number, (place, group) in enumerate(zip(places, attempt.groups(), strict=True)):
+            z[_hyper_place(place)] = group.hyper[0]
+            coded = self._coder.encode(group.quantised.halves)
             latents.append(Latents(number, coded.symbol_crc, coded.escapes, coded.words))
+        hyper = self._coder.encode_hyper(z)
         return bitstream.write(PhotoStream(header, Hyper(hyper.symbol_crc, hyper.words), tuple(latents), picture.alpha))
 
     def reconstruct(self, picture: Analysed, attempt: Attempt) -> Pixels:
         """What a decoder on this backend will make of the attempt's file, without alpha."""
-        height, width = picture.coded.shape[:2]
-        s = self._empty_latents(height, width)
-        for (rows, columns), group in zip(self._groups(height, width), attempt.groups(), strict=True):
-            s[rows, columns] = group.latents[0]
-        _, inverse = self._tables.gains(attempt.quality_u16 / QUALITY_STEPS)
-        coded = self._networks.synthesise(s, inverse, height, width)
+        latents = (group.quantised.latents[0] for group in attempt.groups())
+        coded = self._synthesised(latents, attempt.quality_u16 / QUALITY_STEPS, *picture.coded.shape[:2])
         colour = self._whole(coded, picture.kind, picture.colour.shape[:2])
         return join(colour, None, grey=picture.channels < 3)
 
     def decode_latents(self, stream: PhotoStream) -> npt.NDArray[np.int32]:
         """The integers of a file, bit-identical on every backend: latents in sixteenths, int32 (h, w, M)."""
+        height, width = stream.header.coded_height, stream.header.coded_width
+        padded = self._networks.padded(height, width)
+        channels = int(self.package.manifest.config["latents"])
+        s = np.empty((padded[0] // self._stride, padded[1] // self._stride, channels), np.int32)
+        for place, group in zip(self._places(height, width), self._decoded(stream), strict=True):
+            s[place] = group
+        return s
+
+    def _decoded(self, stream: PhotoStream) -> Iterator[npt.NDArray[np.int32]]:
+        """Latents in sixteenths of each group, (h, w, M)."""
         header = stream.header
         if header.model_id != self.package.manifest.model_id:
             raise ModelError(
@@ -203,15 +249,35 @@ class Codec:
                 f"({self.package.manifest.model_id:016x}); name its package with --model"
             )
         height, width = header.coded_height, header.coded_width
-        padded, stride = self._networks.padded(height, width), self._geometry["hyper_stride"]
-        shape = (padded[0] // stride, padded[1] // stride, int(self.package.manifest.config["hyper"]))
+        shape = self._empty_hyper(height, width).shape
         z = self._coder.decode_hyper(stream.hyper.words, stream.hyper.symbol_crc, shape)
-        s = self._empty_latents(height, width)
-        groups = self._groups(height, width)
-        for (rows, columns), section in zip(groups, stream.latents, strict=True):
+        for place, section in zip(self._places(height, width), stream.latents, strict=True):
             coded = Coded(section.words, section.escapes, section.symbol_crc)
-            s[rows, columns] = self._prior.decode(self._coder, coded, _hyper_of(z, rows, columns))[0]
-        return s
+            yield self._prior.decode(self._coder, coded, z[None, *_hyper_place(place)])[0]
+
+    def _picture(self, stream: PhotoStream, groups: Iterator[npt.NDArray[np.int32]]) -> Pixels:
+        """The picture of a parsed file from the latents of its groups."""
+        header = stream.header
+        coded = self._synthesised(groups, header.quality, header.coded_height, header.coded_width)
+        colour = self._whole(coded, header.kind, (header.height, header.width))
+        return join(colour, _read_alpha(stream.alpha, colour.shape[:2]), grey=header.channels < 3)
+
+    def _synthesised(self, groups: Iterator[npt.NDArray[np.int32]], quality: float, height: int, width: int) -> Pixels:
+        """RGB (height, width, 3) from the latents of its groups."""
+        _, inverse = self._tables.gains(quality)
+        padded, pixels = self._networks.padded(height, width), None
+        strips = Strips(padded[1] // self._stride)
+        for (row, column), group in zip(self._networks.groups(height, width), groups, strict=True):
+            kept = row.decoder_kept // self._stride, column.decoder_kept // self._stride
+            latents = strips.join(group, rows_kept=kept[0], columns_kept=kept[1])
+            for rows, columns, tile in self._networks.synthesise(latents, inverse, (row.decoder, column.decoder)):
+                if tile.shape[:2] == padded:
+                    return np.ascontiguousarray(tile[:height, :width])
+                pixels = np.empty((height, width, 3), np.uint8) if pixels is None else pixels
+                target = pixels[rows, columns]
+                target[:] = tile[: target.shape[0], : target.shape[1]]
+        assert pixels is not None
+        return pixels
 
     def _whole(self, coded: Pixels, kind: Kind, size: tuple[int, ...]) -> Pixels:
         """The decoded picture at its full size (height, width), RGB."""
@@ -220,18 +286,14 @@ class Codec:
         height, width = size
         return np.ascontiguousarray(self._enlarger.upscale(coded)[:height, :width])
 
-    def _empty_latents(self, height: int, width: int) -> npt.NDArray[np.int32]:
-        padded, stride = self._networks.padded(height, width), self._geometry["latent_stride"]
-        return np.empty(
-            (padded[0] // stride, padded[1] // stride, int(self.package.manifest.config["latents"])), np.int32
-        )
+    def _empty_hyper(self, height: int, width: int) -> npt.NDArray[np.int8]:
+        padded, stride = self._networks.padded(height, width), self._geometry["hyper_stride"]
+        return np.empty((padded[0] // stride, padded[1] // stride, int(self.package.manifest.config["hyper"])), np.int8)
 
-    def _groups(self, height: int, width: int) -> Iterator[tuple[slice, slice]]:
-        """Rows and columns of latents of each group of the format's grid, padding included."""
-        multiple, stride = self._geometry["size_multiple"], self._geometry["latent_stride"]
-        for group in bitstream.group_grid(width, height):
-            bottom, right = group.y + round_up(group.height, multiple), group.x + round_up(group.width, multiple)
-            yield slice(group.y // stride, bottom // stride), slice(group.x // stride, right // stride)
+    def _places(self, height: int, width: int) -> Iterator[tuple[slice, slice]]:
+        """Rows and columns of latents of each group, padding included."""
+        for row, column in self._networks.groups(height, width):
+            yield scaled(row.group, self._stride), scaled(column.group, self._stride)
 
 
 def quality_to_u16(quality: float) -> int:
@@ -241,9 +303,9 @@ def quality_to_u16(quality: float) -> int:
     return round(quality * QUALITY_STEPS)
 
 
-def _hyper_of(z: npt.NDArray[np.int8], rows: slice, columns: slice) -> npt.NDArray[np.int8]:
-    """The hyper-latents of a group, (1, h / 4, w / 4, hyper)."""
-    return z[None, rows.start // 4 : rows.stop // 4, columns.start // 4 : columns.stop // 4]
+def _hyper_place(place: tuple[slice, slice]) -> tuple[slice, slice]:
+    """Rows and columns of hyper-latents, of those of latents."""
+    return scaled(place[0], 4), scaled(place[1], 4)
 
 
 def _downscaled(colour: Pixels) -> Pixels:

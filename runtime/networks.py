@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -9,9 +10,12 @@ import numpy.typing as npt
 
 from vaert.package import Package
 from vaert.runtime.backends.base import Backend, Runner
-from vaert.runtime.tiling import Pixels, cut, round_up, scaled, tiles
+from vaert.runtime.groups import Line, grid
+from vaert.runtime.tiling import Pixels, Span, cut, even, round_up, tiles, within
 
 Float = npt.NDArray[np.float32]
+Region = tuple[Span, Span]  # rows and columns
+Tile = tuple[slice, slice, Pixels]  # rows and columns in the padded picture, and what is there
 TILE = 1024  # pixels; larger pictures than UNTILED are cut into tiles of this side
 UNTILED = 2 << 20  # pixels
 SIXTEENTHS = 16
@@ -25,7 +29,11 @@ class Networks:
         geometry = package.manifest.geometry
         self._multiple, self._stride = geometry["size_multiple"], geometry["latent_stride"]
         self._hyper_stride, self._halo = geometry["hyper_stride"], geometry["halo"]
-        self._latents = int(package.manifest.config["latents"])
+        self._latents, self._hyper = (int(package.manifest.config[name]) for name in ("latents", "hyper"))
+
+    def groups(self, height: int, width: int) -> Iterator[tuple[Line, Line]]:
+        """Row and column of each group of a picture, in the order of the format."""
+        return grid(self.padded(height, width), encoder=self._halo["hyper_encoder"], decoder=self._halo["decoder"])
 
     @cached_property
     def encoder(self) -> Runner:
@@ -46,45 +54,58 @@ class Networks:
         """Height and width rounded up to the graphs' size rule."""
         return round_up(height, self._multiple), round_up(width, self._multiple)
 
-    def tile(self, height: int, width: int) -> int:
-        """Side of the tiles that a picture of this padded size is cut into."""
-        if self._tile is not None:
-            return self._tile
-        return max(height, width) if height * width <= UNTILED else TILE
-
-    def analyse(self, pixels: Pixels) -> Float:
-        """uint8 RGB (H, W, 3) to latents before the gain, float32 (h, w, M), the padding included."""
+    def analyse(self, pixels: Pixels, rows: slice, columns: slice) -> Float:
+        """A part of a picture, uint8 RGB (H, W, 3), to its latents before the gain, float32 (h, w, M)."""
         height, width = self.padded(*pixels.shape[:2])
-        y = np.empty((height // self._stride, width // self._stride, self._latents), np.float32)
-        for rows, columns in tiles(height, width, self.tile(height, width), self._halo["encoder"]):
-            out = self.encoder.run({"pixels": cut(pixels, rows.outer, columns.outer)})["latents"]
-            target = scaled(rows.core, self._stride), scaled(columns.core, self._stride)
-            y[target] = out[0, rows.inner(self._stride), columns.inner(self._stride)]
-        return y
+        region = Span(rows, slice(0, height)), Span(columns, slice(0, width))
+        size = (rows.stop - rows.start) // self._stride, (columns.stop - columns.start) // self._stride
+        y = None
+        for tile in self._tiles(region, "encoder"):
+            out = self.encoder.run({"pixels": cut(pixels, *(span.outer for span in tile))})["latents"]
+            part = out[0][tuple(span.inner(self._stride) for span in tile)]
+            if part.shape[:2] == size:
+                return part
+            y = np.empty((*size, self._latents), np.float32) if y is None else y
+            y[_of(tile, region, self._stride)] = part
+        return np.empty((*size, self._latents), np.float32) if y is None else y
 
-    def hyper_analyse(self, y: Float, gain: Float) -> npt.NDArray[np.int8]:
-        """Latents before the gain, (h, w, M), to hyper-latents, int8 (h / 4, w / 4, hyper)."""
-        height, width = y.shape[0] * self._stride, y.shape[1] * self._stride
-        parts = []
-        tile = self.tile(height, width)
-        for rows, columns in tiles(height, width, tile, self._halo["hyper_encoder"]):
-            part = y[scaled(rows.outer, self._stride), scaled(columns.outer, self._stride)]
-            z = self.hyper_encoder.run({"latents": np.ascontiguousarray(part)[None], "gain": gain})["z"]
-            parts.append((rows, columns, z[0, rows.inner(self._hyper_stride), columns.inner(self._hyper_stride)]))
-        shape = (height // self._hyper_stride, width // self._hyper_stride, parts[0][2].shape[2])
-        whole = np.empty(shape, np.int8)
-        for rows, columns, part_z in parts:
-            whole[scaled(rows.core, self._hyper_stride), scaled(columns.core, self._hyper_stride)] = part_z
+    def hyper_analyse(self, y: Float, gain: Float, region: Region) -> npt.NDArray[np.int8]:
+        """Latents of a region, before the gain, (h, w, M), to hyper-latents of its core, int8 (h / 4, w / 4, hyper)."""
+        size = ((span.core.stop - span.core.start) // self._hyper_stride for span in region)
+        whole = np.empty((*size, self._hyper), np.int8)
+        for tile in self._tiles(region, "hyper_encoder"):
+            part = np.ascontiguousarray(y[_seen(tile, region, self._stride)])
+            z = self.hyper_encoder.run({"latents": part[None], "gain": gain})["z"]
+            whole[_of(tile, region, self._hyper_stride)] = z[0][tuple(span.inner(self._hyper_stride) for span in tile)]
         return whole
 
-    def synthesise(self, s: npt.NDArray[np.int32], inverse_gain: Float, height: int, width: int) -> Pixels:
-        """Latents in sixteenths, int32 (h, w, M), to the picture, uint8 RGB (height, width, 3), padding cropped."""
-        pixels = np.empty((height, width, 3), np.uint8)
+    def synthesise(self, s: npt.NDArray[np.int32], inverse_gain: Float, region: Region) -> Iterator[Tile]:
+        """Latents of a region in sixteenths, int32 (h, w, M), to the pixels of its core, tile by tile."""
         scale = inverse_gain / np.float32(SIXTEENTHS)
-        padded = self.padded(height, width)
-        for rows, columns in tiles(*padded, self.tile(*padded), self._halo["decoder"]):
-            part = s[scaled(rows.outer, self._stride), scaled(columns.outer, self._stride)]
-            out = self.decoder.run({"latents": np.ascontiguousarray(part)[None], "scale": scale})["pixels"]
-            target = pixels[rows.core, columns.core]
-            target[:] = out[0, rows.inner(), columns.inner()][: target.shape[0], : target.shape[1]]
-        return pixels
+        for tile in self._tiles(region, "decoder"):
+            part = np.ascontiguousarray(s[_seen(tile, region, self._stride)])
+            out = self.decoder.run({"latents": part[None], "scale": scale})["pixels"]
+            row, column = tile
+            yield row.core, column.core, out[0, row.inner(), column.inner()]
+
+    def _tiles(self, region: Region, graph: str) -> Iterator[Region]:
+        height, width = (span.core.stop - span.core.start for span in region)
+        if not height * width:
+            return
+        if self._tile is not None:
+            sides = self._tile, self._tile
+        elif height * width <= UNTILED:
+            sides = height, width
+        else:
+            sides = even(height, TILE, self._multiple), even(width, TILE, self._multiple)
+        yield from tiles(*region, sides, self._halo[graph])
+
+
+def _of(tile: Region, region: Region, stride: int) -> tuple[slice, ...]:
+    """The core of a tile within the core of its region, in units of `stride` pixels."""
+    return tuple(within(one.core, whole.core.start, stride) for one, whole in zip(tile, region, strict=True))
+
+
+def _seen(tile: Region, region: Region, stride: int) -> tuple[slice, ...]:
+    """The outer part of a tile within that of its region, in units of `stride` pixels."""
+    return tuple(within(one.outer, whole.outer.start, stride) for one, whole in zip(tile, region, strict=True))

@@ -29,10 +29,15 @@ class Moments:
 
 @dataclass(frozen=True)
 class Quantised:
-    """One group: residuals of both halves, and the reconstructed latents in sixteenths, (1, h, w, M)."""
+    """One group: residuals of both halves, and what a decoder makes of each, packed, in sixteenths."""
 
     halves: tuple[Residuals, Residuals]
-    latents: Int32
+    packed: tuple[Int32, Int32]
+
+    @property
+    def latents(self) -> Int32:
+        """The reconstructed latents in sixteenths, (1, h, w, M)."""
+        return unpack(*self.packed)
 
 
 class Prior:
@@ -86,7 +91,7 @@ class Prior:
         features, moments = self.anchors(z)
         first, seen = _residuals(pack(y, 0), moments)
         second, rest = _residuals(pack(y, 1), self.rest(features, seen))
-        return Quantised((first, second), unpack(seen, rest))
+        return Quantised((first, second), (seen, rest))
 
     def decode(self, coder: EntropyCoder, coded: Coded, z: npt.NDArray[np.int8]) -> Int32:
         """Decoder side: latents in sixteenths, (1, h, w, M). BitstreamError if the data is damaged."""

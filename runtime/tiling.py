@@ -18,9 +18,19 @@ class Span:
     core: slice
     outer: slice
 
+    @staticmethod
+    def whole(length: int) -> Span:
+        """All of an axis."""
+        return Span(slice(0, length), slice(0, length))
+
     def inner(self, stride: int = 1) -> slice:
         """The core within the outer part, in units of `stride` pixels."""
-        return slice((self.core.start - self.outer.start) // stride, (self.core.stop - self.outer.start) // stride)
+        return within(self.core, self.outer.start, stride)
+
+
+def within(span: slice, start: int, stride: int = 1) -> slice:
+    """A pixel span counted from `start`, in units of `stride` pixels, which divides all of them."""
+    return slice((span.start - start) // stride, (span.stop - start) // stride)
 
 
 def scaled(span: slice, stride: int) -> slice:
@@ -33,19 +43,28 @@ def enlarged(span: slice, scale: int) -> slice:
     return slice(span.start * scale, span.stop * scale)
 
 
-def spans(length: int, tile: int, halo: int) -> list[Span]:
-    """Cut `length` pixels into tiles; all are multiples of the graphs' size rule."""
-    starts = range(0, length, tile)
+def spans(whole: Span, tile: int, halo: int) -> list[Span]:
+    """Cut the core of `whole` into tiles of at most `tile` pixels that see `halo` more, within its outer part."""
+    cores = (
+        slice(start, min(start + tile, whole.core.stop)) for start in range(whole.core.start, whole.core.stop, tile)
+    )
     return [
-        Span(slice(a, min(a + tile, length)), slice(max(0, a - halo), min(a + tile + halo, length))) for a in starts
+        Span(core, slice(max(whole.outer.start, core.start - halo), min(whole.outer.stop, core.stop + halo)))
+        for core in cores
     ]
 
 
-def tiles(height: int, width: int, tile: int, halo: int) -> Iterator[tuple[Span, Span]]:
-    """Rows and columns of every tile."""
-    for rows in spans(height, tile, halo):
-        for columns in spans(width, tile, halo):
-            yield rows, columns
+def tiles(rows: Span, columns: Span, tile: tuple[int, int], halo: int) -> Iterator[tuple[Span, Span]]:
+    """Rows and columns of every tile of at most (height, width) `tile`, row by row."""
+    for row in spans(rows, tile[0], halo):
+        for column in spans(columns, tile[1], halo):
+            yield row, column
+
+
+def even(length: int, most: int, multiple: int) -> int:
+    """The side of equal tiles, at most `most` long but for rounding up to `multiple`, of which the last may be less."""
+    pieces = -(-length // most)
+    return round_up(-(-length // pieces), multiple)
 
 
 def round_up(length: int, multiple: int) -> int:

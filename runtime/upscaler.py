@@ -14,7 +14,7 @@ from vaert.resample import upscale as bicubic
 from vaert.runtime.backends import Backend, open_backend
 from vaert.runtime.channels import is_grey, join, split
 from vaert.runtime.noise import normal_noise
-from vaert.runtime.tiling import cut, enlarged, tiles
+from vaert.runtime.tiling import Span, cut, enlarged, tiles
 
 Pixels = npt.NDArray[np.uint8]
 GRAPH = "upscaler"
@@ -65,7 +65,7 @@ class Upscaler:
         height, width = colour.shape[:2]
         scale = self.scale
         large = np.empty((scale * height, scale * width, 3), np.uint8)
-        for rows, columns in tiles(height, width, tile, self._halo):
+        for rows, columns in tiles(Span.whole(height), Span.whole(width), (tile, tile), self._halo):
             noise = self._noise(rows.outer, columns.outer, detail=detail, seed=seed)
             out = self._runner.run({"pixels": cut(colour, rows.outer, columns.outer), "noise": noise[None]})["large"]
             inner = enlarged(rows.inner(), scale), enlarged(columns.inner(), scale)

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from vaert import bitstream
 from vaert.errors import BitstreamError
 from vaert.runtime.codec import Codec
-from vaert.runtime.tiling import cut, round_up, spans, tiles
+from vaert.runtime.groups import Strips, grid
+from vaert.runtime.networks import TILE, UNTILED
+from vaert.runtime.tiling import Span, cut, even, round_up, scaled, tiles
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 QUALITY = 40.0
@@ -59,10 +61,14 @@ def test_a_tiled_decoder_gives_the_same_picture(whole: Codec, data: bytes, tile:
 def test_a_tiled_encoder_gives_the_same_latents(whole: Codec, wide: Pixels, tile: int) -> None:
     tiled = Codec("fast", threads=1, tile=tile)
     a, b = whole.analyse(wide), tiled.analyse(wide)
-    assert a.latents.shape == (12, 132, whole.package.manifest.config["latents"])
-    assert np.abs(a.latents - b.latents).max() < 1e-4 * np.abs(a.latents).max()
-    hyper_a, hyper_b = (codec.attempt(a, round(QUALITY * 256)).hyper for codec in (whole, tiled))
-    assert np.count_nonzero(hyper_a != hyper_b) <= hyper_a.size / 1000  # a value on the edge between two integers
+    latents = whole.package.manifest.config["latents"]
+    for one, other in zip(a.parts(), b.parts(), strict=True):
+        assert one.latents.shape == other.latents.shape
+        assert np.abs(one.latents - other.latents).max() < 1e-4 * np.abs(one.latents).max()
+    assert [one.latents.shape for one in a.parts()] == [(12, 132, latents), (12, 8, latents)]
+    for one, other in zip(*(codec.attempt(a, round(QUALITY * 256)).groups() for codec in (whole, tiled)), strict=True):
+        # a value on the edge between two integers
+        assert np.count_nonzero(one.hyper != other.hyper) <= one.hyper.size / 1000
 
 
 def test_a_tiled_writers_file_is_as_good(whole: Codec, wide: Pixels, data: bytes) -> None:
@@ -147,7 +153,7 @@ def test_swapped_groups_are_noticed(whole: Codec, data: bytes) -> None:
 def test_tiles_cover_everything_once_with_their_halo(height: int, width: int, tile: int, halo: int) -> None:
     height, width, tile, halo = 64 * height, 64 * width, 64 * tile, 64 * halo
     seen = np.zeros((height // 64, width // 64), int)
-    for rows, columns in tiles(height, width, tile, halo):
+    for rows, columns in tiles(Span.whole(height), Span.whole(width), (tile, tile), halo):
         seen[rows.core.start // 64 : rows.core.stop // 64, columns.core.start // 64 : columns.core.stop // 64] += 1
         for span, length in ((rows, height), (columns, width)):
             assert span.outer.start == max(0, span.core.start - halo)
@@ -175,14 +181,47 @@ def test_cut_repeats_the_last_row_and_column(side: int) -> None:
     assert np.array_equal(part[0], expected)
 
 
-def test_large_pictures_are_cut_by_themselves() -> None:
-    from vaert.runtime.networks import TILE, UNTILED
+@pytest.mark.parametrize(("height", "width", "count"), [(1024, 2048, 1), (64, UNTILED // 64 + 64, 33), (2112, 2048, 6)])
+def test_large_regions_are_cut_by_themselves(whole: Codec, height: int, width: int, count: int) -> None:
+    networks = Codec(whole.package, threads=1)._networks
+    for graph, halo in whole.package.manifest.geometry["halo"].items():
+        cut_up = list(networks._tiles((Span.whole(height), Span.whole(width)), graph))
+        assert len(cut_up) == count
+        if count > 1:
+            longest = max(span.outer.stop - span.outer.start for tile in cut_up for span in tile)
+            assert longest <= TILE + 64 + 2 * halo
 
-    networks = Codec("fast", threads=1)._networks
-    assert networks.tile(1024, 2048) >= 2048
-    assert networks.tile(64, UNTILED) == TILE
-    assert [s.core.start for s in spans(2 * TILE + 64, TILE, 64)] == [0, TILE, 2 * TILE]
-    assert (
-        list(itertools.accumulate(s.core.stop - s.core.start for s in spans(2 * TILE + 64, TILE, 64)))[-1]
-        == 2 * TILE + 64
-    )
+
+@given(length=st.integers(1, 10**6), most=st.integers(1, 5000), multiple=st.integers(1, 128))
+def test_even_tiles(length: int, most: int, multiple: int) -> None:
+    side = even(length, most, multiple)
+    assert side % multiple == 0
+    assert side < most + multiple
+    pieces = -(-length // side)
+    assert pieces <= -(-length // most)
+
+
+@given(
+    height=st.integers(1, 100), width=st.integers(1, 100), encoder=st.integers(1, 3), decoder=st.integers(1, 3)
+)  # in units of 64 pixels; groups have 32 of them
+def test_groups_get_what_they_must_see(height: int, width: int, encoder: int, decoder: int) -> None:
+    """A picture whose elements are all different goes through the strips, to what a whole picture would give."""
+    picture = np.arange(height * width).reshape(height, width, 1)
+    analysed, synthesised = Strips(width), Strips(width)
+    done = np.zeros((height, width), int)
+    for row, column in grid((64 * height, 64 * width), encoder=64 * encoder, decoder=64 * decoder):
+        region = picture[scaled(row.encoder, 64), scaled(column.encoder, 64)]
+        seen = analysed.join(region, rows_kept=row.encoder_kept // 64, columns_kept=column.encoder_kept // 64)
+        assert np.array_equal(seen, picture[scaled(row.seen.outer, 64), scaled(column.seen.outer, 64)])
+        group = picture[scaled(row.group, 64), scaled(column.group, 64)]
+        assert np.array_equal(seen[row.seen.inner(64), column.seen.inner(64)], group)
+        for line, length in ((row, height), (column, width)):
+            assert line.seen.outer.start == max(0, line.group.start - 64 * encoder)
+            assert line.seen.outer.stop >= min(64 * length, line.group.stop + 64 * encoder)
+        known = synthesised.join(group, rows_kept=row.decoder_kept // 64, columns_kept=column.decoder_kept // 64)
+        assert np.array_equal(known, picture[scaled(row.decoder.outer, 64), scaled(column.decoder.outer, 64)])
+        done[scaled(row.decoder.core, 64), scaled(column.decoder.core, 64)] += 1
+        for line, length in ((row, height), (column, width)):
+            assert line.decoder.outer.start == max(0, line.decoder.core.start - 64 * decoder)
+            assert line.decoder.outer.stop == min(64 * length, line.decoder.core.stop + 64 * decoder)
+    assert (done == 1).all()
