@@ -152,17 +152,17 @@ def load_integers(prior: ExactPrior, layers: Mapping[str, IntegerLayer], context
 
 
 def _halos(c: CodecConfig) -> dict[str, int]:
-    """How far each network sees beyond a tile, rounded up to the size rule, pixels.
+    """How far each network sees beyond a tile, pixels; tiles start and end on latents, those of hyper-latents on these.
 
     A block reaches one element (its depth-wise 3x3): 8 pixels at 1/8, 16 at 1/16; the hyper-encoder's two 3x3 of
     stride 2 reach 1 element at 1/16 and 1 at 1/32.
     """
     reach = {
-        "encoder": 8 * c.encoder_blocks + 16,
-        "hyper_encoder": 16 + 32,
-        "decoder": 8 * c.decoder_blocks + 16 + 8,
+        "encoder": (8 * c.encoder_blocks + 16, LATENT_STRIDE),
+        "hyper_encoder": (16 + 32, HYPER_STRIDE),
+        "decoder": (8 * c.decoder_blocks + 16, LATENT_STRIDE),
     }
-    return {name: -(-pixels // SIZE_MULTIPLE) * SIZE_MULTIPLE for name, pixels in reach.items()}
+    return {name: -(-pixels // multiple) * multiple for name, (pixels, multiple) in reach.items()}
 
 
 def from_checkpoint(checkpoint: Checkpoint, path: Path) -> CodecSource:

@@ -11,13 +11,12 @@ import numpy.typing as npt
 from vaert.package import Package
 from vaert.runtime.backends.base import Backend, Runner
 from vaert.runtime.groups import Line, grid
-from vaert.runtime.tiling import Pixels, Span, cut, even, round_up, tiles, within
+from vaert.runtime.tiling import Pixels, Span, cut, round_up, tile_size, tiles, within
 
 Float = npt.NDArray[np.float32]
 Region = tuple[Span, Span]  # rows and columns
 Tile = tuple[slice, slice, Pixels]  # rows and columns in the padded picture, and what is there
-TILE = 1024  # pixels; larger pictures than UNTILED are cut into tiles of this side
-UNTILED = 2 << 20  # pixels
+TILE_PIXELS = 1_100_000  # that a tile sees at most: more do not fit the caches of CPUs, fewer see too much twice
 SIXTEENTHS = 16
 
 
@@ -59,10 +58,10 @@ class Networks:
         height, width = self.padded(*pixels.shape[:2])
         region = Span(rows, slice(0, height)), Span(columns, slice(0, width))
         size = (rows.stop - rows.start) // self._stride, (columns.stop - columns.start) // self._stride
-        y = None
+        y: Float | None = None
         for tile in self._tiles(region, "encoder"):
             out = self.encoder.run({"pixels": cut(pixels, *(span.outer for span in tile))})["latents"]
-            part = out[0][tuple(span.inner(self._stride) for span in tile)]
+            part: Float = out[0][tuple(span.inner(self._stride) for span in tile)]
             if part.shape[:2] == size:
                 return part
             y = np.empty((*size, self._latents), np.float32) if y is None else y
@@ -89,16 +88,15 @@ class Networks:
             yield row.core, column.core, out[0, row.inner(), column.inner()]
 
     def _tiles(self, region: Region, graph: str) -> Iterator[Region]:
-        height, width = (span.core.stop - span.core.start for span in region)
-        if not height * width:
+        if any(span.core.start == span.core.stop for span in region):
             return
+        halo = self._halo[graph]
         if self._tile is not None:
             sides = self._tile, self._tile
-        elif height * width <= UNTILED:
-            sides = height, width
         else:
-            sides = even(height, TILE, self._multiple), even(width, TILE, self._multiple)
-        yield from tiles(*region, sides, self._halo[graph])
+            multiple = self._multiple if graph == "hyper_encoder" else self._stride
+            sides = tile_size(*region, halo=halo, most=TILE_PIXELS, multiple=multiple)
+        yield from tiles(*region, sides, halo)
 
 
 def _of(tile: Region, region: Region, stride: int) -> tuple[slice, ...]:

@@ -61,10 +61,36 @@ def tiles(rows: Span, columns: Span, tile: tuple[int, int], halo: int) -> Iterat
             yield row, column
 
 
-def even(length: int, most: int, multiple: int) -> int:
-    """The side of equal tiles, at most `most` long but for rounding up to `multiple`, of which the last may be less."""
-    pieces = -(-length // most)
-    return round_up(-(-length // pieces), multiple)
+def tile_size(rows: Span, columns: Span, *, halo: int, most: int, multiple: int) -> tuple[int, int]:
+    """Height and width of the tiles that together see the fewest pixels of a region, none of them more than `most`.
+
+    Sides are multiples of `multiple`, the last ones of a row or column may be shorter.
+    """
+    best: tuple[int, tuple[int, int]] | None = None
+    width = columns.core.stop - columns.core.start
+    for down in range(1, _most_pieces(rows, multiple) + 1):
+        high, tallest, height = _even(rows, down, multiple, halo)
+        if best is not None and height * width >= best[0]:
+            break  # more tiles see more
+        for across in range(1, _most_pieces(columns, multiple) + 1):
+            wide, widest, seen = _even(columns, across, multiple, halo)
+            if tallest * widest <= most or (high, wide) == (multiple, multiple):
+                if best is None or height * seen < best[0]:
+                    best = height * seen, (high, wide)
+                break
+    assert best is not None, "tiles of the smallest sides are always allowed"
+    return best[1]
+
+
+def _most_pieces(span: Span, multiple: int) -> int:
+    return -(-(span.core.stop - span.core.start) // multiple)
+
+
+def _even(span: Span, pieces: int, multiple: int, halo: int) -> tuple[int, int, int]:
+    """The side of equal tiles; how much the largest of them sees, and all of them together."""
+    side = round_up(-(-(span.core.stop - span.core.start) // pieces), multiple)
+    seen = [tile.outer.stop - tile.outer.start for tile in spans(span, side, halo)]
+    return side, int(max(seen)), int(sum(seen))
 
 
 def round_up(length: int, multiple: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import zlib
 from dataclasses import replace
 from typing import Any
@@ -17,8 +18,8 @@ from vaert import bitstream
 from vaert.errors import BitstreamError
 from vaert.runtime.codec import Codec
 from vaert.runtime.groups import Strips, grid
-from vaert.runtime.networks import TILE, UNTILED
-from vaert.runtime.tiling import Span, cut, even, round_up, scaled, tiles
+from vaert.runtime.networks import TILE_PIXELS
+from vaert.runtime.tiling import Span, cut, round_up, scaled, tile_size, tiles
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 QUALITY = 40.0
@@ -181,24 +182,35 @@ def test_cut_repeats_the_last_row_and_column(side: int) -> None:
     assert np.array_equal(part[0], expected)
 
 
-@pytest.mark.parametrize(("height", "width", "count"), [(1024, 2048, 1), (64, UNTILED // 64 + 64, 33), (2112, 2048, 6)])
+@pytest.mark.parametrize(
+    ("height", "width", "count"), [(1024, 1024, 1), (1088, 1920, 2), (64, 32768, 2), (2112, 2048, 6), (2048, 2048, 6)]
+)
 def test_large_regions_are_cut_by_themselves(whole: Codec, height: int, width: int, count: int) -> None:
     networks = Codec(whole.package, threads=1)._networks
-    for graph, halo in whole.package.manifest.geometry["halo"].items():
-        cut_up = list(networks._tiles((Span.whole(height), Span.whole(width)), graph))
-        assert len(cut_up) == count
-        if count > 1:
-            longest = max(span.outer.stop - span.outer.start for tile in cut_up for span in tile)
-            assert longest <= TILE + 64 + 2 * halo
+    cut_up = list(networks._tiles((Span.whole(height), Span.whole(width)), "decoder"))
+    assert len(cut_up) == count
+    assert max(math.prod(span.outer.stop - span.outer.start for span in tile) for tile in cut_up) <= TILE_PIXELS
 
 
-@given(length=st.integers(1, 10**6), most=st.integers(1, 5000), multiple=st.integers(1, 128))
-def test_even_tiles(length: int, most: int, multiple: int) -> None:
-    side = even(length, most, multiple)
-    assert side % multiple == 0
-    assert side < most + multiple
-    pieces = -(-length // side)
-    assert pieces <= -(-length // most)
+@given(
+    height=st.integers(1, 40), width=st.integers(1, 40), halo=st.integers(0, 3), most=st.integers(1, 400)
+)  # in units of 16 pixels
+def test_tile_sizes(height: int, width: int, halo: int, most: int) -> None:
+    rows, columns = Span.whole(16 * height), Span.whole(16 * width)
+
+    def seen(sides: tuple[int, int]) -> tuple[int, int]:
+        areas = [
+            math.prod(span.outer.stop - span.outer.start for span in tile)
+            for tile in tiles(rows, columns, sides, 16 * halo)
+        ]
+        return max(areas), sum(areas)
+
+    sides = tile_size(rows, columns, halo=16 * halo, most=256 * most, multiple=16)
+    assert all(side % 16 == 0 for side in sides)
+    largest, total = seen(sides)
+    assert largest <= 256 * most or sides == (16, 16)
+    for other in ((16 * height, 16 * width), (16 * height, 16), (16, 16 * width)):
+        assert seen(other)[0] > 256 * most or seen(other)[1] >= total
 
 
 @given(
