@@ -105,7 +105,7 @@ class Codec:
             raise OptionError(f"tile must be a multiple of {multiple}, not {tile}")
         self._backend, self._upscaler = open_backend(backend, threads=threads, package=self.package), upscaler
         self._tables = self.package.tables()
-        self._coder = EntropyCoder(self._tables)
+        self._coder = EntropyCoder(self._tables, threads=threads)
         self._networks = Networks(self.package, self._backend, tile=tile)
         self._prior = Prior(self.package, self._backend)
 
@@ -196,7 +196,7 @@ class Codec:
                 row, column = part.row.seen, part.column.seen
                 z = self._networks.hyper_analyse(part.latents, gain, (row, column))[None]
                 y = part.latents[None, row.inner(self._stride), column.inner(self._stride)]
-                yield Group(z, self._prior.quantise(y * gain, z))
+                yield Group(z, self._prior.quantise(y, gain, z))
 
         return Attempt(quality_u16, groups)
 

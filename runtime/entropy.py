@@ -7,7 +7,7 @@ is a stack: symbols are pushed in exactly the reverse of the order in which they
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,13 +18,16 @@ import numpy.typing as npt
 
 from vaert.bitstream import zigzag_decode, zigzag_encode
 from vaert.errors import BitstreamError
+from vaert.runtime.aside import Aside
 from vaert.tables import TOTAL, Table, Tables
 
 Int32 = npt.NDArray[np.int32]
 Index = npt.NDArray[np.uint8]
+Places = npt.NDArray[np.intp]
 HYPER_MAX = 127
 RESIDUAL_MAX = 1 << 15
 SCALES = 64
+WORTH_A_THREAD = 1 << 14  # elements
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,10 @@ class Coded:
 
 
 class EntropyCoder:
-    """Codes hyper-latents and residuals with the tables of one model."""
+    """Codes hyper-latents and residuals with the tables of one model. threads: 1 to use none but the caller's."""
 
-    def __init__(self, tables: Tables) -> None:
-        self._tables = tables
+    def __init__(self, tables: Tables, *, threads: int | None = None) -> None:
+        self._tables, self._aside = tables, Aside(threads)
         self._model = lru_cache(maxsize=None)(self._make_model)
         self._hyper_model = lru_cache(maxsize=None)(lambda channel: _categorical(tables.hyper[channel]))
         self._reach = np.array([0] + [len(t) // 2 - 1 for t in tables.scale], np.int32)
@@ -81,14 +84,16 @@ class EntropyCoder:
 
     def encode(self, halves: Sequence[Residuals]) -> Coded:
         """Both checkerboard halves of one group, anchors first."""
-        coder, crc = constriction.stream.stack.AnsCoder(), 0
-        for half in halves:
-            crc = zlib.crc32(half.values.astype("<i4", copy=False).data, crc)
-        prepared = [self._prepare(half) for half in halves]
-        for groups, _ in reversed(prepared):
+        *others, last = halves
+        waiting = [self._aside(self._prepare, half) for half in others]
+        crc = self._aside(_crc, [half.values for half in halves])
+        escapes, coder = list[bytes](), constriction.stream.stack.AnsCoder()
+        for ready in (lambda: self._prepare(last), *reversed(waiting)):
+            groups, escaped = ready()
+            escapes.append(escaped)
             for index, symbols in reversed(groups):
                 coder.encode_reverse(symbols, self._model(index))
-        return Coded(_words(coder), b"".join(escapes for _, escapes in prepared), crc)
+        return Coded(_words(coder), b"".join(reversed(escapes)), crc())
 
     def bits(self, half: Residuals) -> float:
         """Bits that `encode` would spend on a half, without coding; escape bytes included."""
@@ -122,7 +127,8 @@ class LatentDecoder:
     """Pops the two halves of one group, anchors first; the scale indices of each must be known when it is popped."""
 
     def __init__(self, coder: EntropyCoder, coded: Coded) -> None:
-        self._owner, self._coded, self._crc = coder, coded, 0
+        self._owner, self._coded = coder, coded
+        self._crc: Callable[[], int] = lambda: 0
         self._coder = _reader(coded.words)
         stored = np.count_nonzero(np.frombuffer(coded.escapes, np.uint8) < 0x80)  # last bytes of values
         self._escapes = zigzag_decode(coded.escapes, int(stored))
@@ -130,7 +136,7 @@ class LatentDecoder:
 
     def half(self, index: Index) -> Int32:
         """Residuals of one half from its scale indices, flat in raster order; 0 where the index is 0."""
-        ordered, bounds = _grouped(index)
+        ordered, bounds = _grouped_by_two(index, self._owner._aside)
         values, escaped = np.empty(len(ordered), np.int32), []
         for table, first, last in bounds:
             symbols, reach = self._coder.decode(self._owner._model(table), last - first), int(self._owner._reach[table])
@@ -141,7 +147,8 @@ class LatentDecoder:
         residuals[ordered] = values
         if escaped:
             self._fill(residuals, np.sort(np.concatenate(escaped)))
-        self._crc = zlib.crc32(residuals.astype("<i4", copy=False).data, self._crc)
+        before = self._crc
+        self._crc = self._owner._aside(lambda: _crc([residuals], before()))
         return residuals
 
     def _fill(self, residuals: Int32, places: npt.NDArray[np.intp]) -> None:
@@ -157,19 +164,52 @@ class LatentDecoder:
         """BitstreamError unless everything was used and the decoded symbols are those that were written."""
         if self._used != len(self._escapes):
             raise BitstreamError("damaged latents: more escape values than escape symbols")
-        _check_end(self._coder, self._crc, self._coded.symbol_crc, "latents")
+        _check_end(self._coder, self._crc(), self._coded.symbol_crc, "latents")
 
 
 def _categorical(table: Table) -> Any:
     return constriction.stream.model.Categorical(table / TOTAL, perfect=True)
 
 
-def _grouped(index: Index) -> tuple[npt.NDArray[np.intp], list[tuple[int, int, int]]]:
+def _crc(parts: Sequence[Int32], before: int = 0) -> int:
+    for values in parts:
+        before = zlib.crc32(values.astype("<i4", copy=False).data, before)
+    return before
+
+
+def _grouped(index: Index) -> tuple[Places, list[tuple[int, int, int]]]:
     """Positions sorted by scale index (stable), without index 0, and (index, first, last) of each group among them."""
+    ordered, ends = _sorted(index)
+    return ordered[ends[0] :], _bounds(ends)
+
+
+def _grouped_by_two(index: Index, aside: Aside) -> tuple[Places, list[tuple[int, int, int]]]:
+    """The same, by two threads where that is worth it."""
+    middle = len(index) // 2
+    if middle < WORTH_A_THREAD:
+        return _grouped(index)
+    other = aside(_sorted, index[:middle])
+    back, back_ends = _sorted(index[middle:])
+    back += middle
+    front, front_ends = other()
+    ends = front_ends + back_ends
+    ordered, bounds = np.empty(ends[-1] - ends[0], np.intp), _bounds(ends)
+    for table, first, last in bounds:
+        between = first + front_ends[table] - front_ends[table - 1]
+        ordered[first:between] = front[front_ends[table - 1] : front_ends[table]]
+        ordered[between:last] = back[back_ends[table - 1] : back_ends[table]]
+    return ordered, bounds
+
+
+def _sorted(index: Index) -> tuple[Places, Places]:
+    """Positions sorted by scale index (stable), and where each index ends."""
     ordered = np.argsort(index, kind="stable")  # by radix, for bytes
-    ends = np.searchsorted(index.take(ordered), np.arange(SCALES, dtype=np.uint8), side="right")
+    return ordered, np.searchsorted(index.take(ordered), np.arange(SCALES, dtype=np.uint8), side="right")
+
+
+def _bounds(ends: Places) -> list[tuple[int, int, int]]:
     present = 1 + np.flatnonzero(np.diff(ends))
-    return ordered[ends[0] :], [(int(i), int(ends[i - 1] - ends[0]), int(ends[i] - ends[0])) for i in present]
+    return [(int(i), int(ends[i - 1] - ends[0]), int(ends[i] - ends[0])) for i in present]
 
 
 def _words(coder: Any) -> bytes:

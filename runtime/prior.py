@@ -86,11 +86,11 @@ class Prior:
         out = self._context.run({"features": features, "anchors": anchors})
         return Moments(out["mean"], out["index"])
 
-    def quantise(self, y: Float, z: npt.NDArray[np.int8]) -> Quantised:
-        """Encoder side: scaled latents (1, h, w, M) given their hyper-latents (1, h / 4, w / 4, hyper)."""
+    def quantise(self, y: Float, gain: Float, z: npt.NDArray[np.int8]) -> Quantised:
+        """Encoder side: latents (1, h, w, M) and what scales them (M), given hyper-latents (1, h / 4, w / 4, hyper)."""
         features, moments = self.anchors(z)
-        first, seen = _residuals(pack(y, 0), moments)
-        second, rest = _residuals(pack(y, 1), self.rest(features, seen))
+        first, seen = _residuals(_packed(y, gain, 0), moments)
+        second, rest = _residuals(_packed(y, gain, 1), self.rest(features, seen))
         return Quantised((first, second), (seen, rest))
 
     def decode(self, coder: EntropyCoder, coded: Coded, z: npt.NDArray[np.int8]) -> Int32:
@@ -105,9 +105,8 @@ class Prior:
 
 
 def _residuals(y: Float, moments: Moments) -> tuple[Residuals, Int32]:
-    """Round what is left of y after the mean; elements with index 0 stay at their mean."""
-    r = moments.mean.astype(np.float32)
-    r *= np.float32(-1 / SIXTEENTHS)
+    """Round what is left of y, after the mean; elements with index 0 stay at their mean."""
+    r = np.multiply(moments.mean, np.float32(-1 / SIXTEENTHS), dtype=np.float32)
     r += y
     np.rint(r, out=r)
     np.clip(r, -RESIDUAL_MAX, RESIDUAL_MAX, out=r)
@@ -117,16 +116,22 @@ def _residuals(y: Float, moments: Moments) -> tuple[Residuals, Int32]:
 
 
 def _reconstruct(values: Int32, moments: Moments) -> Int32:
-    return values.reshape(moments.mean.shape) * np.int32(SIXTEENTHS) + moments.mean
+    made = np.multiply(values.reshape(moments.mean.shape), np.int32(SIXTEENTHS))
+    made += moments.mean
+    return made
 
 
-def pack(x: npt.NDArray[np.float32], half: int) -> npt.NDArray[np.float32]:
-    """Checkerboard half (0 anchors, 1 rest) of (1, h, w, C), packed as (1, h / 2, 2, w / 2, C)."""
-    return np.stack([x[:, 0::2, half::2], x[:, 1::2, 1 - half :: 2]], 2)
+def _packed(x: Float, gain: Float, half: int) -> Float:
+    """Checkerboard half (0 anchors, 1 rest) of (1, h, w, C) times the gain (C), packed as (1, h / 2, 2, w / 2, C)."""
+    n, h, w, c = x.shape
+    out = np.empty((n, h // 2, 2, w // 2, c), np.float32)
+    for row in (0, 1):
+        np.multiply(x[:, row::2, (half + row) % 2 :: 2], gain, out=out[:, :, row])
+    return out
 
 
 def unpack(anchors: Int32, rest: Int32) -> Int32:
-    """Inverse of `pack` for both halves."""
+    """Both packed halves to (1, h, w, C)."""
     n, pairs, _, columns, c = anchors.shape
     x = np.empty((n, 2 * pairs, 2 * columns, c), anchors.dtype)
     x[:, 0::2, 0::2], x[:, 1::2, 1::2] = anchors[:, :, 0], anchors[:, :, 1]

@@ -83,14 +83,15 @@ def tile_size(rows: Span, columns: Span, *, halo: int, most: int, multiple: int)
 
 
 def _most_pieces(span: Span, multiple: int) -> int:
-    return -(-(span.core.stop - span.core.start) // multiple)
+    length: int = span.core.stop - span.core.start
+    return -(-length // multiple)
 
 
 def _even(span: Span, pieces: int, multiple: int, halo: int) -> tuple[int, int, int]:
     """The side of equal tiles; how much the largest of them sees, and all of them together."""
     side = round_up(-(-(span.core.stop - span.core.start) // pieces), multiple)
-    seen = [tile.outer.stop - tile.outer.start for tile in spans(span, side, halo)]
-    return side, int(max(seen)), int(sum(seen))
+    seen: list[int] = [tile.outer.stop - tile.outer.start for tile in spans(span, side, halo)]
+    return side, max(seen), sum(seen)
 
 
 def round_up(length: int, multiple: int) -> int:
