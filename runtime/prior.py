@@ -89,8 +89,8 @@ class Prior:
     def quantise(self, y: Float, gain: Float, z: npt.NDArray[np.int8]) -> Quantised:
         """Encoder side: latents (1, h, w, M) and what scales them (M), given hyper-latents (1, h / 4, w / 4, hyper)."""
         features, moments = self.anchors(z)
-        first, seen = _residuals(_packed(y, gain, 0), moments)
-        second, rest = _residuals(_packed(y, gain, 1), self.rest(features, seen))
+        first, seen = _residuals(pack(y, 0, gain), moments)
+        second, rest = _residuals(pack(y, 1, gain), self.rest(features, seen))
         return Quantised((first, second), (seen, rest))
 
     def decode(self, coder: EntropyCoder, coded: Coded, z: npt.NDArray[np.int8]) -> Int32:
@@ -121,7 +121,7 @@ def _reconstruct(values: Int32, moments: Moments) -> Int32:
     return made
 
 
-def _packed(x: Float, gain: Float, half: int) -> Float:
+def pack(x: Float, half: int, gain: Float | float = 1.0) -> Float:
     """Checkerboard half (0 anchors, 1 rest) of (1, h, w, C) times the gain (C), packed as (1, h / 2, 2, w / 2, C)."""
     n, h, w, c = x.shape
     out = np.empty((n, h // 2, 2, w // 2, c), np.float32)
