@@ -21,7 +21,7 @@ def summary(run: Run) -> Iterator[str]:
         yield f"{verdict(bar.met):6} {bar.what}: {bar.measured} (bar: {bar.bar})"
     measured = sum(row.value is not None for row in rows)
     yield f"{measured} rows measured, {len(rows) - measured} explained"
-    yield f"{run.path}" if run.path else "interrupted: no file was written"
+    yield f"{run.path}, report: {run.path.with_suffix('.md')}" if run.path else "interrupted: no file was written"
 
 
 def three_way(rows: list[Row]) -> Iterator[str]:

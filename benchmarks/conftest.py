@@ -95,10 +95,14 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Write the run, unless it was interrupted."""
+    """Write the run and its report, unless it was interrupted."""
     run = session.config.stash.get(RUN, None)
-    if run is not None and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        run.write()
+    if run is None or exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        return
+    if (path := run.write()) is not None:
+        from benchmarks._suite_report import write
+
+        write(path)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

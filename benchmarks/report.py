@@ -1,27 +1,28 @@
-"""Write docs/results.md, and the marked tables of other pages, from the JSON files in benchmarks/results."""
+"""Write docs/results.md with its plots, and the marked tables of other pages, from the JSON in benchmarks/results."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import _digit_report
+from benchmarks import _digit_report, _suite_curves, _suite_plots
 from benchmarks._machine import ROOT, verdict
 from benchmarks._markdown import table
 from benchmarks._precision_report import precisions
-from benchmarks._suite_report import suite
+from benchmarks._suite import BENCHMARK as SUITE
+from benchmarks._suite_report import NO_PLOTS, about, anchor, drawable, report, short, totals
 from vaert.atomic import write_atomic
 
 ORDER = (
+    SUITE,
     "rate_distortion",
     "precisions",
     "exact_prior",
     "targets",
     "latency",
-    "suite",
     "memory",
     "exactness",
     "upscaling",
@@ -35,6 +36,8 @@ ORDER = (
     "digits_training",
     "lossless_digits",
 )
+FULL = "full"  # the run of which the README shows the table and the curves
+CURVES = "rd.png"
 METHOD = (
     "BD-rate: PCHIP of log(bpp) over PSNR, over the PSNRs at which the measured JPEG spends 0.25 to 1.5 bpp. "
     "Published curves are means over the 24 Kodak images."
@@ -49,66 +52,114 @@ part), machine and versions. A figure is reported only if the same run proved it
 
 
 def main() -> int:
-    """Read the results, write the page."""
+    """Read the results, write the pages."""
     options = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     options.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of JSON files")
     options.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md", help="page to write")
     given = options.parse_args()
-    records = [json.loads(path.read_text("utf-8")) for path in sorted(given.results.glob("*.json"))]
+    return write_pages(read(given.results), given.out)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """All results, in the order of the page. SystemExit if there are none."""
+    records = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))]
     if not records:
-        raise SystemExit(f"{given.results} holds no results: run the benchmarks first")
-    records.sort(key=lambda r: (ORDER.index(r["benchmark"]) if r["benchmark"] in ORDER else len(ORDER), r["benchmark"]))
-    write_atomic(given.out, page(records).encode(), force=True)
-    print(f"{given.out}: {len(records)} benchmarks")
-    for path in sorted(given.out.parent.glob("*.md")):
+        raise SystemExit(f"{folder} holds no results: run the benchmarks first")
+
+    def place(record: dict[str, Any]) -> tuple[int, str, bool, str]:
+        kind, name = record["benchmark"], record.get("name", "")
+        return ORDER.index(kind) if kind in ORDER else len(ORDER), kind, name != FULL, name
+
+    return sorted(records, key=place)
+
+
+def write_pages(records: list[dict[str, Any]], out: Path) -> int:
+    """The page `out`, plots in `images` beside it, and the marked tables of pages beside it and of the README."""
+    plots = draw(records, out.parent / "images")
+    write_atomic(out, page(records, plots).encode(), force=True)
+    print(f"{out}: {len(records)} benchmarks, {sum(map(len, plots.values()))} plots")
+    for path in (*sorted(out.parent.glob("*.md")), *out.parent.parent.glob("README.md")):
         text = path.read_text("utf-8")
-        if path != given.out and (made := filled(text, records)) != text:
+        if path != out and (made := filled(text, records)) != text:
             write_atomic(path, made.encode(), force=True)
             print(f"{path}: tables renewed")
     return 0
 
 
-def filled(text: str, records: list[dict[str, Any]]) -> str:
-    """A page with what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` made from the benchmark NAME."""
+def draw(records: list[dict[str, Any]], folder: Path) -> dict[str, dict[str, str]]:
+    """Plots of every run, and rd.png of the full run or, without it, of `rate_distortion`: title -> plot -> link."""
+    if not drawable():
+        print(NO_PLOTS.strip())
+        return {}
+    found = {}
     for record in records:
-        begin, end = (f"<!-- {word} {record['benchmark']} -->" for word in ("begin", "end"))
+        if record["benchmark"] == SUITE:
+            found[title(record)] = _suite_plots.draw(record, folder, title(record))
+    curves, old = found.get(f"run-{FULL}", {}), [r for r in records if r["benchmark"] == "rate_distortion"]
+    if "rd" in curves:
+        curves["rd"] = curves["rd"].replace(folder / CURVES)
+    elif old:
+        folder.mkdir(parents=True, exist_ok=True)
+        made, over, kodak = _suite_curves.of_script(old[0]["results"])
+        _suite_curves.draw(folder / CURVES, made, over, kodak=kodak)
+        found["rate_distortion"] = {"rd": folder / CURVES}
+    for stale in set(folder.glob("run-*.png")) - {path for own in found.values() for path in own.values()}:
+        stale.unlink()
+    return {name: {plot: f"{folder.name}/{path.name}" for plot, path in own.items()} for name, own in found.items()}
+
+
+def title(record: Mapping[str, Any]) -> str:
+    """Of a section, and of a run's files."""
+    return f"run-{record['name']}" if record["benchmark"] == SUITE else str(record["benchmark"])
+
+
+def filled(text: str, records: list[dict[str, Any]]) -> str:
+    """A page with what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` made from the benchmark NAME.
+
+    NAME `three_way` is the short table of the full run.
+    """
+    for record in records:
+        name = "three_way" if title(record) == f"run-{FULL}" else str(record["benchmark"])
+        begin, end = (f"<!-- {word} {name} -->" for word in ("begin", "end"))
         before, found, rest = text.partition(begin)
-        if found and (detail := DETAILS.get(record["benchmark"])) is not None:
+        detail = DETAILS.get(name)
+        if found and (name == "three_way" or detail is not None):
             _, _, after = rest.partition(end)
-            text = "\n".join([before + begin, *detail(record["results"]), end]) + after
+            lines = detail(record["results"]) if detail is not None else short(record)
+            text = "\n".join([before + begin, *lines, end]) + after
     return text
 
 
-def page(records: list[dict[str, Any]]) -> str:
-    """The whole page as Markdown."""
-    parts = [INTRODUCTION, "## Bars\n"]
+def page(records: list[dict[str, Any]], plots: Mapping[str, Mapping[str, str]]) -> str:
+    """The whole page as Markdown: runs of the suite, which begin with their three-way table, then all others."""
+    runs = [record for record in records if record["benchmark"] == SUITE]
+    others = [record for record in records if record["benchmark"] != SUITE]
+    parts = [INTRODUCTION, *(part for record in runs for part in section(record, plots.get(title(record), {})))]
     rows = [
-        (f"[{r['benchmark']}](#{r['benchmark']})", b["what"], b["bar"], b["measured"], verdict(b["met"]))
-        for r in records
+        (f"[{title(r)}](#{anchor(title(r))})", b["what"], b["bar"], b["measured"], verdict(b["met"]))
+        for r in others
         for b in r["bars"]
     ]
-    parts.append(table(("benchmark", "what", "bar", "measured", ""), rows))
-    for record in records:
-        parts += section(record)
+    if others:
+        parts += ["## Bars\n", table(("benchmark", "what", "bar", "measured", ""), rows)]
+    parts += [part for record in others for part in section(record, plots.get(title(record), {}))]
     return "\n".join(parts).rstrip("\n") + "\n"
 
 
-def section(record: dict[str, Any]) -> Iterator[str]:
+def section(record: dict[str, Any], plots: Mapping[str, str]) -> Iterator[str]:
     """One benchmark: question, command, machine, then what is particular to it."""
-    facts = record["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-    load = ", ".join(map(str, facts["load_average"]))
-    yield f"## {record['benchmark']}\n"
-    yield f"{record['question']}\n"
-    yield f"```\n{record['command']}\n```\n"
-    yield (
-        f"{facts['cpu']}, {facts['cores']} cores, load average at the start {load}; {facts['system']}, Python "
-        f"{facts['python']}, {versions}; commit {facts['commit'] or 'unknown'}.\n"
-    )
+    yield f"## {title(record)}\n"
+    if record["benchmark"] == SUITE:
+        yield totals(record)
+        yield from report(record, plots, level=3)
+        yield "### The run\n"
+    yield from about(record)
     model = record["results"].get("model")
     if model:
         training = ", ".join(f"{key} {value}" for key, value in model["training"].items() if key in ("steps", "hours"))
         yield f"Model: {model['name']} ({model['model_id']}{', ' + training if training else ''}).\n"
+    if record["benchmark"] == "rate_distortion" and "rd" in plots:
+        yield f"![Rate-distortion curves]({plots['rd']})\n"
     detail = DETAILS.get(record["benchmark"])
     if detail is not None:
         yield from detail(record["results"])
@@ -116,7 +167,6 @@ def section(record: dict[str, Any]) -> Iterator[str]:
 
 def rate_distortion(results: dict[str, Any]) -> Iterator[str]:
     """BD-rates, then the points of the curve."""
-    yield "![Rate-distortion curves](images/rd.png)\n"
     yield f"Means over {results['images']} images; rates are those of whole files. {METHOD}\n"
     rows = [
         (
@@ -277,7 +327,6 @@ DETAILS = {
     "precisions": precisions,
     "exact_prior": exact_prior,
     "latency": latency,
-    "suite": suite,
     "memory": memory,
     "exactness": exactness,
     "upscaling": upscaling,

@@ -42,8 +42,9 @@ def record(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     out = tmp_path_factory.mktemp("results")
     done = suite(root, "benchmarks/test_throughput.py", "--benchmark", *TINY, "--out", str(out), "--run-name", "tiny")
     assert done.returncode == 0, done.stdout
-    assert [path.name for path in out.iterdir()] == ["run-tiny.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["run-tiny-throughput.png", "run-tiny.json", "run-tiny.md"]
     assert "run-tiny.json" in done.stdout
+    assert "run-tiny.md" in done.stdout
     found: dict[str, Any] = json.loads((out / "run-tiny.json").read_text("utf-8"))
     return found
 
