@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._suite_figure import BLUE, GREEN, INK, MUTED, ORANGE, PINK, RED, SKY, new, save, styled
+from benchmarks._suite_figure import BLUE, GREEN, INK, ORANGE, PINK, RED, SKY, new, save, styled
 from benchmarks._suite_tables import Row, measured
 from vaert.anchors import DRAWN, published_curves
 from vaert.bd_rate import Curve
@@ -16,7 +16,8 @@ from vaert.plot import BPP_MAX
 
 OURS = "vaert "
 COLOURS, MARKS = (ORANGE, RED, GREEN, INK, PINK, SKY), "sDv^Pp"
-DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1.5)), (0, (10, 3)))
+DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), "-", (0, (6, 2)))
+SHADES = ("#555555", "#555555", "#555555", "#555555", "#AAAAAA", "#AAAAAA")  # of published curves
 PUBLISHED = "published, Kodak"
 
 
@@ -50,8 +51,8 @@ def draw(path: Path, curves: Sequence[Curve], over: str, *, kodak: bool) -> None
         figure = new(5.2, f"Rate and distortion, {over}")
         axes = figure.add_subplot()
         published = [c for c in published_curves(DRAWN) if c.name not in {_short(c) for c in curves}] if kodak else []
-        for curve, dash in zip(published, DASHES, strict=False):
-            axes.plot(curve.bpp, curve.psnr, color=MUTED, linewidth=1.1, linestyle=dash, label=curve.name)
+        for curve, dash, shade in zip(published, DASHES, SHADES, strict=False):
+            axes.plot(curve.bpp, curve.psnr, color=shade, linewidth=1.1, linestyle=dash, label=curve.name)
         others = [curve for curve in curves if not curve.name.startswith(OURS)]
         ours = _apart([curve for curve in curves if curve.name.startswith(OURS)])
         for number, curve in enumerate(others):

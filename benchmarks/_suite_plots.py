@@ -71,18 +71,24 @@ def throughput(path: Path, rows: Sequence[Row]) -> bool:
         return False
     backends = [name for name in BACKENDS if any(of(row, "backend") == (name,) for row in shown)]
     precisions = [name for name in PRECISIONS if any(of(row, "precision") == (name,) for row in shown)]
-    columns = min(2, len(panels))
-    lines = -(-len(panels) // columns)
-    tall = 0.55 + len(backends) * (0.2 * len(precisions) + 0.1)
+    values = {of(row, "model", "operation", "backend", "precision"): _speed(row) for row in shown}
+    if len(backends) == 1 and len(precisions) == 1:  # a bar for each panel: one panel of them
+        places = {", ".join(ordered(panel)): (*panel, backends[0]) for panel in panels}
+        groups = {f"{TITLES[backends[0]]}, {precisions[0]}": places}
+    else:
+        groups = {", ".join(ordered(p)): {TITLES[name]: (*p, name) for name in backends} for p in panels}
+    columns = min(2, len(groups))
+    lines = -(-len(groups) // columns)
+    tall = 0.55 + max(map(len, groups.values())) * (0.2 * len(precisions) + 0.1)
     figure = new(0.8 + tall * lines, title)
     grid = figure.subplots(lines, columns, squeeze=False)
-    for axes, panel in zip(grid.flat, panels, strict=False):
-        own = {of(row, "backend", "precision"): _speed(row) for row in shown if of(row, "model", "operation") == panel}
-        _bars(axes, own, backends, precisions)
-        axes.set_title(", ".join(ordered(panel)))
-    for axes in grid.flat[len(panels) :]:
+    for axes, (name, places) in zip(grid.flat, groups.items(), strict=False):
+        _bars(axes, values, places, precisions)
+        axes.set_title(name)
+    for axes in grid.flat[len(groups) :]:
         axes.set_axis_off()
-    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
+    if len(precisions) > 1:
+        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
     save(figure, path)
     return True
 
@@ -102,17 +108,21 @@ def _speed(row: Row) -> float:
     return float(row["facts"]["pictures_per_s"] if digits else row["value"])
 
 
-def _bars(axes: Any, own: Mapping[tuple[str, ...], float], backends: Sequence[str], precisions: Sequence[str]) -> None:
-    """Horizontal bars with their figures; the least backend on top."""
+def _bars(
+    axes: Any, values: Mapping[Any, float], places: Mapping[str, tuple[str, ...]], precisions: Sequence[str]
+) -> None:
+    """Horizontal bars with their figures, from the top; places: label -> key of `values` without its precision."""
     thick = 0.8 / len(precisions)
-    for number_, precision in enumerate(precisions):
-        at = [place - 0.4 + (number_ + 0.5) * thick for place in range(len(backends))]
-        values = [own.get((backend, precision), 0.0) for backend in backends]
-        bars = axes.barh(at, values, thick * 0.9, color=PRECISIONS[precision], label=precision)
-        axes.bar_label(bars, [number(value) if value else "" for value in values], padding=3, fontsize=9)
-    axes.set_yticks(range(len(backends)), [TITLES[name] for name in backends])
-    axes.set_ylim(len(backends) - 0.45, -0.55)
-    axes.set_xlim(0, 1.15 * max(own.values()))
+    longest = 0.0
+    for count, precision in enumerate(precisions):
+        at = [place - 0.4 + (count + 0.5) * thick for place in range(len(places))]
+        found = [values.get((*key, precision), 0.0) for key in places.values()]
+        bars = axes.barh(at, found, thick * 0.9, color=PRECISIONS[precision], label=precision)
+        axes.bar_label(bars, [number(value) if value else "" for value in found], padding=3, fontsize=9)
+        longest = max(longest, *found)
+    axes.set_yticks(range(len(places)), list(places))
+    axes.set_ylim(len(places) - 0.45, -0.55)
+    axes.set_xlim(0, 1.15 * longest)
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
 

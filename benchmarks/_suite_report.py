@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks import _suite_compared, _suite_plots, _suite_sections, _suite_tables
+from benchmarks import _suite_beside, _suite_plots, _suite_sections, _suite_tables
 from benchmarks._machine import verdict
 from benchmarks._markdown import table
 from benchmarks._suite_tables import Row, three_way
@@ -23,8 +23,8 @@ SECTIONS: dict[str, tuple[str, Tables]] = {
     "throughput": ("Throughput", _suite_tables.throughput),
     "stages": ("Stages", _suite_sections.stages),
     "roofline": ("Roofline", _suite_sections.roofline),
-    "rate_distortion": ("Rate and distortion", _suite_compared.rate_distortion),
-    "peers": ("Peers", _suite_compared.peers),
+    "rate_distortion": ("Rate and distortion", _suite_beside.rate_distortion),
+    "peers": ("Peers", _suite_beside.peers),
     "scaling": ("Scaling", _suite_sections.scaling),
     "cold_start": ("Cold start", _suite_sections.cold_start),
 }
@@ -85,10 +85,12 @@ def totals(record: Mapping[str, Any]) -> str:
     rows = [row for rows in record["results"]["sections"].values() for row in rows]
     found = sum(row["value"] is not None for row in rows)
     checks = sum(len(row["checks"]) for row in rows)
+    failed = sum(str(row["not_measured"]).startswith("failed:") for row in rows)
+    wrong = f" (**{failed} of them failed**)" if failed else ""
     quick = ", --quick" if record["options"]["quick"] else ""
     return (
         f"{record['started']}, {record['seconds'] / 60:.1f} minutes{quick}, {record['options']['threads']} threads: "
-        f"{found} rows measured, {len(rows) - found} explained; {checks} checks of what was timed held.\n"
+        f"{found} rows measured, {len(rows) - found} explained{wrong}; {checks} checks of what was timed held.\n"
     )
 
 

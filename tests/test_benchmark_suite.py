@@ -45,6 +45,7 @@ def record(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     assert sorted(path.name for path in out.iterdir()) == ["run-tiny-throughput.png", "run-tiny.json", "run-tiny.md"]
     assert "run-tiny.json" in done.stdout
     assert "run-tiny.md" in done.stdout
+    assert "| mnist-mlp | encode | 28x28 | 64 | fp32 |" in (out / "run-tiny.md").read_text("utf-8")
     found: dict[str, Any] = json.loads((out / "run-tiny.json").read_text("utf-8"))
     return found
 
