@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from vaert.errors import ModelError
 
 DENSE = {"MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"}
 CONVOLUTIONS = {"Conv", "ConvInteger", "QLinearConv"}
+CONTRIB = "com.microsoft"
 # Where the second operand stands among the inputs of the quantised forms.
 WEIGHT = {"QLinearConv": 3, "QLinearMatMul": 3}
 
@@ -36,6 +37,9 @@ def work(data: bytes, inputs: Mapping[str, Any]) -> Work:
     import onnx
 
     model = onnx.load_from_string(data)
+    nodes = [made for node in model.graph.node for made in _standard(node)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
     for value in model.graph.input:
         if value.name in inputs:
             shape = value.type.tensor_type.shape
@@ -70,6 +74,34 @@ def multiply_adds(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
         inner = first[-2] if node.op_type == "Gemm" and _attribute(node, "transA", 0) else first[-1]
         return _elements(node.output[0], shapes) * inner
     return 0
+
+
+def _standard(node: Any) -> Iterator[Any]:
+    """Nodes of ONNX in place of one of ONNX Runtime's own, whose shapes only ONNX Runtime infers: the same work."""
+    from onnx import TensorProto, helper
+
+    if node.domain != CONTRIB:
+        yield node
+        return
+    weight = {"MatMulIntegerToFloat": 1, "QLinearConv": 3}.get(node.op_type)
+    if weight is None:
+        raise ModelError(f"{node.op_type} of {CONTRIB} cannot be counted")
+    x, w, out = f"{node.output[0]}_x", f"{node.output[0]}_w", node.output[0]
+    yield helper.make_node("Cast", [node.input[0]], [x], to=TensorProto.FLOAT)
+    yield helper.make_node("Cast", [node.input[weight]], [w], to=TensorProto.FLOAT)
+    if node.op_type == "MatMulIntegerToFloat":
+        yield helper.make_node("MatMul", [x, w], [out])
+        return
+    attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    last = attributes.pop("channels_last", 0)
+    if last:
+        yield helper.make_node("Transpose", [x], [f"{x}_first"], perm=[0, 3, 1, 2])
+    yield helper.make_node(
+        "Conv", [f"{x}_first" if last else x, w], [f"{out}_first" if last else f"{out}_float"], **attributes
+    )
+    if last:
+        yield helper.make_node("Transpose", [f"{out}_first"], [f"{out}_float"], perm=[0, 2, 3, 1])
+    yield helper.make_node("Cast", [f"{out}_float"], [out], to=TensorProto.UINT8)
 
 
 def _elements(name: str, shapes: Mapping[str, tuple[int, ...]]) -> int:

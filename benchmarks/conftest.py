@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).with_name("results")
 HOW = "a benchmark: run `pytest benchmarks/ --benchmark`, with --quick for three minutes"
 RUN = pytest.StashKey[Run]()
+EARLIER = pytest.StashKey[dict[str, Any]]()
 ROW_LIMIT_S = 20.0
 
 
@@ -33,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--package", action="append", default=[], help="folder of a package in another precision")
     group.addoption("--images", type=Path, help="folder of pictures to use (default: the example picture)")
     group.addoption("--out", type=Path, default=RESULTS, help="folder of the JSON (default: benchmarks/results)")
+    group.addoption("--compare", type=Path, help="run-NAME.json of an earlier run to compare with")
     group.addoption("--run-name", help="of the file run-NAME.json (default: date and time)")
     group.addoption("--threads", type=int, help="threads of the CPU engines (default: all cores)")
     group.addoption(
@@ -49,6 +51,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("benchmark_verbose"):
         config.option.benchmark_quiet = True  # its table of hundreds of rows says less than the report
     config.stash[RUN] = Run(_settings(config))
+    if (path := config.getoption("--compare")) is not None:
+        from benchmarks._suite_compare import NotARun, read_run
+
+        try:
+            config.stash[EARLIER] = read_run(path)
+        except NotARun as error:
+            raise pytest.UsageError(f"--compare: {error}") from error
 
 
 def _settings(config: pytest.Config) -> Settings:
@@ -111,8 +120,22 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if run is not None:
         from benchmarks._suite_summary import summary
 
-        for line in summary(run):
+        for line in (*summary(run), *_compared(run, config)):
             terminalreporter.write_line(line)
+
+
+def _compared(run: Run, config: pytest.Config) -> Iterator[str]:
+    """The run beside the earlier one, if there are both; the whole table goes into a page of its own."""
+    if (earlier := config.stash.get(EARLIER, None)) is None or run.path is None:
+        return
+    from benchmarks._suite_compare import compare, read_run
+    from vaert.atomic import write_atomic
+
+    found, page = compare(read_run(run.path), earlier), run.path.with_name(f"{run.path.stem}-compared.md")
+    write_atomic(page, ("\n".join(found.markdown()) + "\n").encode(), force=True)
+    yield ""
+    yield from found.text()
+    yield f"{page}"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

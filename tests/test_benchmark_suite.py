@@ -266,6 +266,45 @@ def test_a_shape_that_cannot_be_inferred_is_an_error() -> None:
         work(data.SerializeToString(), {"x": np.zeros((1, 4, 2, 2), np.float32)})
 
 
+def test_onnx_runtimes_own_integer_operators_count_like_those_of_onnx() -> None:
+    """A channels-last convolution over 4 channels, 3x3, then a product: both in com.microsoft, as in int8 packages."""
+    own = "com.microsoft"
+    scale, zero = (
+        helper.make_tensor("s", TensorProto.FLOAT, [], [0.1]),
+        helper.make_tensor("z", TensorProto.UINT8, [], [8]),
+    )
+    signed = helper.make_tensor("sz", TensorProto.INT8, [], [0])
+    kernel = helper.make_tensor("k", TensorProto.INT8, [4, 1, 3, 3], [1] * 36)
+    weight = helper.make_tensor("w", TensorProto.INT8, [4, 5], [1] * 20)
+    nodes = [
+        helper.make_node(
+            "QLinearConv",
+            ["x", "s", "z", "k", "s", "sz", "s", "z"],
+            ["y"],
+            domain=own,
+            channels_last=1,
+            group=4,
+            pads=[1] * 4,
+        ),
+        helper.make_node("MatMulIntegerToFloat", ["y", "w", "s", "s", "z", "sz"], ["out"], domain=own),
+    ]
+    ends = [
+        helper.make_tensor_value_info("x", TensorProto.UINT8, ["n", "h", "v", 4]),
+        helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", "h", "v", 5]),
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [scale, zero, signed, kernel, weight])
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(own, 1)]
+    data = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    pixels = 2 * 6 * 10
+    assert work(data, {"x": np.zeros((2, 6, 10, 4), np.uint8)}) == Work(dense=pixels * 4 * 5, depthwise=pixels * 4 * 9)
+    nodes[1].op_type = "Gelu"
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [scale, zero, signed, kernel, weight])
+    with pytest.raises(ModelError, match="Gelu"):
+        work(
+            helper.make_model(graph, opset_imports=opsets).SerializeToString(), {"x": np.zeros((2, 6, 10, 4), np.uint8)}
+        )
+
+
 def test_fits_find_fixed_cost_and_slope(tmp_path: Path) -> None:
     run = Run(settings(tmp_path))
     with run.row("made", "fit") as row:
