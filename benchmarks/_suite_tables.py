@@ -111,7 +111,8 @@ def which(rows: Sequence[Row]) -> str:
     values: dict[str, list[str]] = {"name": [row["name"] for row in rows]}
     for row in rows:
         for name, value in {**row["parameters"], "size": size(row)}.items():
-            if name not in ("width", "height", "kind") and value not in ("", None, row["name"]):
+            told = name == "operation" and value == row["name"]
+            if not told and name not in ("width", "height", "kind") and value not in ("", None):
                 values.setdefault(name, []).append(str(value))
     parts = []
     for name, found in values.items():
