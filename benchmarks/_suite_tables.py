@@ -90,7 +90,7 @@ def explained(rows: Iterable[Row]) -> Iterator[str]:
         return
     count = sum(map(len, groups.values()))
     yield f"Without a figure: {count} row{'s' if count > 1 else ''}.\n"
-    lines = [(str(len(group)), reason_of(group), which(group)) for group in groups.values()]
+    lines = [(str(len(group)), reason_of(group).replace("<", "&lt;"), which(group)) for group in groups.values()]
     yield table(("rows", "why", "which"), lines)
 
 

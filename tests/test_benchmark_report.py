@@ -132,6 +132,7 @@ def test_rows_of_one_reason_are_one_line() -> None:
         "| 1 | left \\| out | b; model fast |",
     ]
     assert list(explained([row("measured", 1.0)])) == []
+    assert "| failed: &lt;made> |" in "\n".join(explained([row("a", None, reason="failed: <made>")]))
     many = [row("a", None, reason="left out", setting=count) for count in range(13)]
     assert "| 13 | left out | a; setting 13 different |" in "\n".join(explained(many))
 
