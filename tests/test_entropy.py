@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,15 @@ from hypothesis import strategies as st
 from vaert.bitstream import zigzag_encode
 from vaert.errors import BitstreamError
 from vaert.package import CODEC, bundled_models, find_package
-from vaert.runtime.entropy import Coded, EntropyCoder, Residuals
+from vaert.runtime.aside import Aside
+from vaert.runtime.entropy import (
+    WORTH_A_THREAD,
+    Coded,
+    EntropyCoder,
+    Residuals,
+    _grouped,
+    _grouped_by_two,
+)
 from vaert.tables import TOTAL, Table, Tables
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -249,3 +258,47 @@ def test_damaged_hyper_latents() -> None:
         coder.decode_hyper(b"\x01\x00\x00\x00" * 4 + coded.words, coded.symbol_crc, z.shape)
     with pytest.raises(BitstreamError, match="damaged"):
         coder.decode_hyper(b"", coded.symbol_crc, z.shape)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2 * WORTH_A_THREAD - 2, 2 * WORTH_A_THREAD, 100_001])
+@pytest.mark.parametrize("most", [1, 5, 64])
+def test_two_threads_sort_like_one(count: int, most: int) -> None:
+    index = np.random.default_rng(count).integers(0, most, count).astype(np.uint8)
+    ordered, bounds = _grouped(index)
+    by_two, bounds_by_two = _grouped_by_two(index, Aside())
+    assert np.array_equal(by_two, ordered)
+    assert bounds_by_two == bounds
+    for table_index, first, last in bounds:
+        assert (index[ordered[first:last]] == table_index).all()
+        assert (np.diff(ordered[first:last]) > 0).all()
+    assert len(ordered) == np.count_nonzero(index)
+
+
+def test_a_second_thread_changes_no_byte() -> None:
+    rng = np.random.default_rng(7)
+    halves = []
+    for _ in range(2):
+        index = rng.integers(0, 64, 80_000).astype(np.uint8)
+        halves.append(half(np.rint(rng.normal(0, 8, len(index))) * (index > 0), index))
+    alone, beside = (EntropyCoder(shipped(), threads=threads) for threads in (1, 2))
+    coded = alone.encode(halves)
+    assert coded.escapes
+    assert beside.encode(halves) == coded
+    for coder in (alone, beside):
+        for one, found in zip(halves, decoded(coder, coded, *(h.index for h in halves)), strict=True):
+            assert np.array_equal(found, one.values)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_aside_gives_results_in_order_and_raises_what_was_raised(threads: int) -> None:
+    aside, seen = Aside(threads), list[int]()
+    waiting = [aside(seen.append, number) for number in range(20)]
+    assert [ready() for ready in waiting] == [None] * 20
+    assert seen == list(range(20))
+    with pytest.raises(ZeroDivisionError):
+        aside(divmod, 1, 0)()
+
+
+def test_one_thread_is_the_callers() -> None:
+    alone = Aside(1)
+    assert alone(threading.get_ident)() == threading.get_ident()

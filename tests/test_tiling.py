@@ -150,6 +150,35 @@ def test_swapped_groups_are_noticed(whole: Codec, data: bytes) -> None:
     assert zlib.crc32(first.words) != zlib.crc32(second.words)
 
 
+def test_groups_are_coded_before_the_next_ones_are_analysed(
+    whole: Codec, wide: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So latents of one group are all that is held, forth and back."""
+    codec = Codec(whole.package, threads=1)
+    seen: list[str] = []
+
+    def watch(owner: object, name: str) -> None:
+        inner = getattr(owner, name)
+
+        def watched(*arguments: Any, **named: Any) -> Any:
+            seen.append(name)
+            return inner(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    tall = np.ascontiguousarray(np.tile(wide[:128], (1, 3, 1)).transpose(1, 0, 2))  # 6300 rows: four groups
+    watch(codec._networks, "analyse")
+    watch(codec._coder, "encode")
+    data = codec.compress(tall, QUALITY)
+    assert seen == ["analyse", "encode"] * 4
+    seen.clear()
+    watch(codec._networks, "synthesise")
+    watch(codec._prior, "decode")
+    decoded = codec.decompress(data)
+    assert seen == ["decode", "synthesise"] * 4
+    assert np.abs(decoded.astype(int) - whole.decompress(data)).max() <= 1
+
+
 @given(height=st.integers(1, 12), width=st.integers(1, 12), tile=st.integers(1, 6), halo=st.integers(0, 3))
 def test_tiles_cover_everything_once_with_their_halo(height: int, width: int, tile: int, halo: int) -> None:
     height, width, tile, halo = 64 * height, 64 * width, 64 * tile, 64 * halo
