@@ -51,7 +51,7 @@ class Settings:
         """How long a row of the suite is measured."""
         if self.quick:
             return Pace(budget_s=0.4, least=3, most=30, limit_s=min(10.0, self.row_limit_s))
-        return Pace(budget_s=2.0, least=3, most=100, limit_s=self.row_limit_s)
+        return Pace(budget_s=1.5, least=3, most=100, limit_s=self.row_limit_s)
 
     def facts(self) -> dict[str, Any]:
         """For the JSON: of folders only the last part, since they differ between machines."""
