@@ -129,12 +129,13 @@ def _compared(run: Run, config: pytest.Config) -> Iterator[str]:
     if (earlier := config.stash.get(EARLIER, None)) is None or run.path is None:
         return
     from benchmarks._suite_compare import compare, read_run
+    from benchmarks._suite_compared import markdown, text
     from vaert.atomic import write_atomic
 
     found, page = compare(read_run(run.path), earlier), run.path.with_name(f"{run.path.stem}-compared.md")
-    write_atomic(page, ("\n".join(found.markdown()) + "\n").encode(), force=True)
+    write_atomic(page, ("\n".join(markdown(found)) + "\n").encode(), force=True)
     yield ""
-    yield from found.text()
+    yield from text(found)
     yield f"{page}"
 
 

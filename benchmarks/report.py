@@ -13,7 +13,8 @@ from benchmarks._machine import ROOT, verdict
 from benchmarks._markdown import table
 from benchmarks._precision_report import precisions
 from benchmarks._suite import BENCHMARK as SUITE
-from benchmarks._suite_compare import SLOWER, NotARun, compare, read_run
+from benchmarks._suite_compare import SLOWER, NotARun, compare, newest_run, read_run
+from benchmarks._suite_compared import text
 from benchmarks._suite_report import NO_PLOTS, about, anchor, drawable, report, short, totals
 from vaert.atomic import write_atomic
 
@@ -58,10 +59,14 @@ def main() -> int:
     options.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of JSON files")
     options.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md", help="page to write")
     options.add_argument(
-        "--compare", type=Path, nargs="+", metavar="RUN", help="compare: OLD and NEW, or the newest run"
+        "--compare", type=Path, nargs="+", metavar="RUN", help="compare OLD with NEW, or with the newest of --results"
     )
-    options.add_argument("--fail-on-slowdown", action="store_true", help="with --compare: code 1 if a row is slower")
+    options.add_argument(
+        "--fail-on-slowdown", action="store_true", help="with --compare: code 1 if a row is slower or worse"
+    )
     given = options.parse_args()
+    if given.fail_on_slowdown and not given.compare:
+        options.error("--fail-on-slowdown needs --compare")
     if given.compare:
         return compared(given.compare, given.results, fail=given.fail_on_slowdown)
     return write_pages(read(given.results), given.out)
@@ -69,15 +74,15 @@ def main() -> int:
 
 def compared(paths: Sequence[Path], results: Path, *, fail: bool) -> int:
     """Print how the second run, or the newest of the folder, compares with the first. SystemExit if one is no run."""
-    runs = sorted(results.glob("run-*.json"), key=lambda path: path.stat().st_mtime)
-    if len(paths) > 2 or (len(paths) == 1 and not runs):
-        raise SystemExit(f"--compare takes an old and a new run; {results} holds {len(runs)}")
+    if len(paths) > 2:
+        raise SystemExit(f"--compare takes an old and a new run, found {len(paths)}")
     try:
-        old, new = map(read_run, paths if len(paths) == 2 else (paths[0], runs[-1]))
+        old = read_run(paths[0])
+        new = read_run(paths[1]) if len(paths) > 1 else newest_run(results, besides=paths[0])
     except NotARun as error:
-        raise SystemExit(str(error)) from error
+        raise SystemExit(f"--compare: {error}") from error
     found = compare(new, old)
-    print("\n".join(found.text()))
+    print("\n".join(text(found)))
     return int(fail and bool(found.of(SLOWER)))
 
 
