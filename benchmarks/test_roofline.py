@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks import _suite_gpu
 from benchmarks._suite import LEFT_OUT, NotMeasured, Pace, Run, Settings, Stats, timed
 from benchmarks._suite_ceiling import COPY_BYTES, Copy, products
 from benchmarks._suite_clock import Clock, Rounds, WatchedBackend
@@ -19,7 +21,7 @@ from benchmarks._suite_engines import Shelf, digits, unavailable
 from benchmarks._suite_graphs import Work, work
 from benchmarks._suite_operations import KINDS, PHOTOGRAPHS, operation
 from vaert.package import CODEC, DIGITS, LOSSLESS_DIGITS, Package, find_package
-from vaert.runtime.backends import Runner
+from vaert.runtime.backends import Runner, cuda
 
 SECTION = "roofline"
 SIZES = ((768, 512), (1920, 1080))
@@ -30,7 +32,6 @@ PAUSE_S = 0.1  # numpy's idle threads spin for a while after a product, on a cor
 # Digits are compressed by a search that runs the same decoder a thousand times.
 OPERATIONS = {**KINDS, DIGITS: ("encode", "render"), LOSSLESS_DIGITS: ("compress",)}
 STEERED = ("encoder", "decoder")  # of the codec: the graphs that the bar is about
-GPU_CEILINGS = "ceilings of GPUs (fp16 and int8 tensor cores, device copy) are not measured by this version"
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,35 @@ def copy(settings: Settings) -> Iterator[Copy]:
     made.close()
 
 
+@pytest.mark.parametrize("precision", _suite_gpu.PRECISIONS)
 @pytest.mark.parametrize("name", ["cuda", "tensorrt", "ort-tensorrt"])
-def test_gpu_ceilings(name: str, run: Run) -> None:
-    """A row for each GPU backend, with the reason why there is no figure."""
-    if name in run.settings.backends:
-        with run.row(SECTION, "ceiling", backend=name):
-            raise NotMeasured(unavailable(name) or GPU_CEILINGS)
+def test_gpu_ceilings(
+    name: str, precision: str, run: Run, shelf: Shelf, tmp_path: Path, stopwatch: Callable[[], Any]
+) -> None:
+    """A row for each GPU backend and precision: the best that its tensor cores do, or why there is no figure."""
+    if name not in run.settings.backends:
+        return
+    with run.row(SECTION, "ceiling", backend=name, precision=precision) as row:
+        if reason := unavailable(name):
+            raise NotMeasured(reason)
+        _suite_gpu.refuse(name, precision)
+        chain = _suite_gpu.Chain()
+        runner = shelf.backend(name).load(chain.package(tmp_path / precision, precision), _suite_gpu.GRAPH)
+        value = {"value": np.ones((1, 1), np.float32)}
+        stats = timed(stopwatch, lambda: runner.run(value), pace(run.settings))
+        row.check(chain.right(runner.run(value)["row"], precision), "the product is within what the precision loses")
+        row.facts |= {"multiply_adds": chain.multiply_adds}
+        row.set(2 * chain.multiply_adds / stats.p50_ms / 1e6, "GFLOP/s", stats)
+
+
+def test_gpu_copy(run: Run, stopwatch: Callable[[], Any]) -> None:
+    """A row: bytes that the GPU reads and writes in a second within its own memory."""
+    with run.row(SECTION, "device copy", backend="cuda") as row:
+        if reason := cuda.missing():
+            raise NotMeasured(reason)
+        with _suite_gpu.device_copy() as copy:
+            stats = timed(stopwatch, copy, pace(run.settings))
+        row.set(2 * _suite_gpu.COPY_BYTES / stats.p50_ms / 1e6, "GB/s", stats)
 
 
 def test_roofline(case: Case, run: Run, shelf: Shelf, copy: Copy, stopwatch: Callable[[], Any]) -> None:
